@@ -1,0 +1,49 @@
+"""The training objective of the codec: the only place of its training that draws random numbers."""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from autoencoder.consistency import GapSchedule, NoiseDensity, consistency_loss
+from autoencoder.model import Music2LatentAutoencoder
+
+
+class ConsistencyObjective(nn.Module):
+    """Consistency loss of the whole autoencoder on a batch of crops.
+
+    It is a module so that Accelerate wraps one ``forward`` that holds every network call of a training step: mixed
+    precision and gradient synchronisation then cover the encoder as well.
+    """
+
+    def __init__(self, model: Music2LatentAutoencoder, gap: GapSchedule) -> None:
+        super().__init__()
+        self.model = model
+        self.gap = gap
+        self.density = NoiseDensity(model.ramp)
+
+    def forward(
+        self, batch: dict[str, Tensor], generators: Sequence[torch.Generator], progress: float
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """One loss per item, and the ramp position of its noisier level.
+
+        Args:
+            batch: ``{"waveform": (batch, samples)}``.
+            generators: one per item, on the batch's device: an item's noise does not depend on its batch.
+            progress: part of the training that is done; it sets the gap.
+        """
+        model, ramp = self.model, self.model.ramp
+        x0 = model.spectrogram(batch["waveform"])
+        uniform = torch.stack([torch.rand((), generator=one, device=x0.device) for one in generators])
+        noise = randn_tensor(x0.shape, generator=list(generators), device=x0.device)
+        t_high = self.density.t(uniform)
+        t_low = (t_high - self.gap(progress)).clamp(min=0)
+        # at the very start of the ramp both levels coincide and the weight would be infinite
+        t_high = t_high.clamp(min=1e-4)
+        maps = model.make_maps(model.encode_spectrogram(x0))
+        losses = consistency_loss(
+            lambda x, sigma: model.denoise(x, sigma, maps), x0, noise, ramp.sigma(t_low), ramp.sigma(t_high)
+        )
+        return losses, t_high

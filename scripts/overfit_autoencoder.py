@@ -1,0 +1,148 @@
+"""Check that the codec can learn: overfit it to a few crops and compare what it decodes with them.
+
+    python scripts/overfit_autoencoder.py --config scripts/configs/autoencoder_test.yaml \
+        --data_dir scripts/demo_music/train --output_dir outputs/overfit --max_steps 1500
+
+Each crop is one second of one file. Prints the distances as it goes and leaves ``curves.png``, ``crops.png`` and
+``result.json`` in ``output_dir``. A correlation near 1 with a level near 0 dB says that networks, loss and sampling fit
+together; distance alone says little, since a codec that is far too quiet can have a small one.
+"""
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import auto_cli, set_parsing_settings
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.data import default_collate
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from autoencoder import Music2LatentAutoencoder
+from autoencoder.audio import find_audio, read_audio
+from autoencoder.consistency import GapSchedule
+from autoencoder.figures import spectrogram_figure
+from autoencoder.metrics import level_difference, log_mel_correlation, log_mel_distance
+from autoencoder.noise import place_noise
+from autoencoder.objective import ConsistencyObjective
+from autoencoder.training import Task, TrainingConfig, Validation, fit
+
+CROP_FRAMES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverfitConfig(TrainingConfig):
+    """One overfit of the codec; the schedules are those of a short run."""
+
+    data_dir: Path
+    """Folder of audio files."""
+    num_crops: int = 2
+    """One crop from each of the first so many files."""
+    start_seconds: float = 2.0
+    """Where in the files the crops start."""
+    gap_exponent: float = 2.0
+    """The gap between the two noise levels narrows from 0.1 to 0.1 to this power."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Arguments of Music2LatentAutoencoder."""
+    max_steps: int = 1500
+    batch_size: int = 2
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 1e-5
+    warmup_steps: int = 30
+    ema_decay: float = 0.99
+    num_workers: int = 0
+    validate_every: int = 100
+    checkpoint_every: int = 500
+
+
+class FixedCrops:
+    """The same few crops, always."""
+
+    def __init__(self, crops: list[Tensor]) -> None:
+        self.crops = crops
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def draw(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """One crop."""
+        return {"waveform": self.crops[index]}
+
+    def collate(self, items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Stack crops to a batch."""
+        return default_collate(items)
+
+
+def read_crops(config: OverfitConfig, model: Music2LatentAutoencoder) -> list[Tensor]:
+    """Mono crops of the training length."""
+    rate, num_samples = model.config.sample_rate, model.spectrogram.num_samples(CROP_FRAMES)
+    paths = find_audio(config.data_dir)[: config.num_crops]
+    return [read_audio(path, rate, round(config.start_seconds * rate), num_samples).mean(0) for path in paths]
+
+
+def decode_crops(model: Music2LatentAutoencoder, crops: list[Tensor]) -> Tensor:
+    """Encode and decode the crops in one step, framed as in training, with noise that training has not seen."""
+    x0 = model.spectrogram(torch.stack(crops).to(model.device))
+    noise = place_noise(range(len(crops)), model.levels.num_bins, CROP_FRAMES).to(model.device)
+    maps = model.make_maps(model.encode_spectrogram(x0))
+    return model.spectrogram.inverse(model.decode_spectrogram(noise[None], maps)).cpu()
+
+
+def measure(model: Music2LatentAutoencoder, crops: list[Tensor]) -> dict[str, float]:
+    """Distances between crops and what is decoded, without the faded ends."""
+    decoded, overlap = decode_crops(model, crops), model.spectrogram.overlap
+    original = torch.stack(crops)[:, overlap:-overlap]
+    decoded, rate = decoded[:, overlap:-overlap], model.config.sample_rate
+    return {
+        "log-mel correlation": log_mel_correlation(decoded, original, rate),
+        "log-mel distance": log_mel_distance(decoded, original, rate),
+        "level difference (dB)": level_difference(decoded, original),
+    }
+
+
+def draw_curves(history: list[dict[str, float]]) -> Figure:
+    """Each measure against the step."""
+    names = [name for name in history[0] if name not in ("step", "minutes")]
+    figure = Figure(figsize=(10, 2.2 * len(names)), layout="constrained")
+    for axes, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
+        axes.plot([row["step"] for row in history], [row[name] for row in history])
+        axes.set(ylabel=name)
+        axes.grid(visible=True)
+    axes.set(xlabel="step")
+    return figure
+
+
+def main(config: OverfitConfig) -> dict[str, float]:
+    """Train and return the last measures."""
+    torch.manual_seed(config.seed)
+    model = Music2LatentAutoencoder(**config.model)
+    crops, history, started = read_crops(config, model), [], time.perf_counter()
+
+    def validate(step: int) -> Validation:
+        scalars = measure(model, crops)
+        history.append({"step": step, "minutes": (time.perf_counter() - started) / 60} | scalars)
+        return Validation(scalars=scalars)
+
+    def finish() -> Path:
+        panels = {}
+        for index, (crop, decoded) in enumerate(zip(crops, decode_crops(model, crops), strict=True)):
+            panels |= {f"crop {index}": crop[None], f"crop {index}, decoded in one step": decoded[None]}
+        spectrogram_figure(panels, model.config.sample_rate).savefig(config.output_dir / "crops.png")
+        draw_curves(history).savefig(config.output_dir / "curves.png")
+        (config.output_dir / "result.json").write_text(json.dumps(history, indent=1))
+        return config.output_dir
+
+    objective = ConsistencyObjective(model, GapSchedule(exponent=config.gap_exponent))
+    optimizer = torch.optim.RAdam(model.parameters(), lr=config.learning_rate)
+    fit(Task(model, objective, optimizer, FixedCrops(crops), validate, finish), config)
+    return history[-1]
+
+
+if __name__ == "__main__":
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    print(main(auto_cli(OverfitConfig, as_positional=False)))

@@ -1,0 +1,66 @@
+"""What a piece can be asked for besides its text: tempo, key and kept context, with their "not given" values."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+TONICS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+FLATS = {"Db": "C#", "Eb": "D#", "Gb": "F#", "Ab": "G#", "Bb": "A#", "Cb": "B", "Fb": "E", "E#": "F", "B#": "C"}
+MODES = ("major", "minor")
+KEYS = tuple(f"{tonic} {mode}" for mode in MODES for tonic in TONICS)
+NO_KEY = len(KEYS)
+NO_TEMPO = 0.0
+MIN_TEMPO, MAX_TEMPO = 20.0, 400.0
+
+
+def key_index(key: str | None) -> int:
+    """Number of a key such as ``"F# minor"`` or ``"Bb major"``; ``NO_KEY`` for None.
+
+    Raises:
+        ValueError: it is not one of the 24 keys.
+    """
+    if key is None:
+        return NO_KEY
+    tonic, _, mode = key.strip().partition(" ")
+    tonic = tonic[:1].upper() + tonic[1:]
+    name = f"{FLATS.get(tonic, tonic)} {mode.strip().lower()}"
+    if name not in KEYS:
+        raise ValueError(f"key must be a tonic and a mode such as 'F# minor' or 'Bb major', got {key!r}")
+    return KEYS.index(name)
+
+
+def tempo_value(tempo: float | None) -> float:
+    """Tempo in beats per minute; ``NO_TEMPO`` for None.
+
+    Raises:
+        ValueError: it lies outside of what music has.
+    """
+    if tempo is None:
+        return NO_TEMPO
+    if not MIN_TEMPO <= tempo <= MAX_TEMPO:
+        raise ValueError(f"tempo must be from {MIN_TEMPO:.0f} to {MAX_TEMPO:.0f} beats per minute, got {tempo}")
+    return float(tempo)
+
+
+def random_context_mask(
+    uniform: Float[Tensor, "batch 8"], lengths: Int[Tensor, " batch"], num_frames: int
+) -> Float[Tensor, "batch 1 frames"]:
+    """Frames that are kept as context in training: 1 where kept.
+
+    One of three kinds, equally likely: a prefix to be continued, a suffix to be led up to, or everything but one to
+    three segments to be filled in. No value leaves the device.
+
+    Args:
+        uniform: random numbers in [0, 1), eight per item.
+        lengths: real frames of each item; nothing beyond is kept.
+        num_frames: frames of the padded batch.
+    """
+    place = (torch.arange(num_frames, device=uniform.device) + 0.5) / lengths[:, None]
+    kind, kept = uniform[:, 0, None], 0.1 + 0.8 * uniform[:, 1, None]
+    around_segments = torch.ones_like(place, dtype=torch.bool)
+    for k in range(3):
+        start, width = uniform[:, 2 + 2 * k, None], 0.1 + 0.3 * uniform[:, 3 + 2 * k, None]
+        is_used = uniform[:, 1, None] >= k / 3
+        around_segments &= ~(is_used & (place >= start * (1 - width)) & (place < start * (1 - width) + width))
+    mask = torch.where(kind < 1 / 3, place < kept, torch.where(kind < 2 / 3, place >= 1 - kept, around_segments))
+    return (mask & (place < 1)).float()[:, None]

@@ -1,0 +1,92 @@
+"""Embeddings of time, of the musical conditions that are single numbers, and of the place in the sequence.
+
+Sources
+    RoPE    Su et al. 2021, https://arxiv.org/abs/2104.09864
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.embeddings import Timesteps, get_1d_rotary_pos_embed
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from latent_diffusion.conditions import NO_KEY
+
+PerItem = Float[Tensor, "batch"]
+RotaryTable = tuple[Float[Tensor, "frames head_dim"], Float[Tensor, "frames head_dim"]]
+
+
+class Float32Linear(nn.Linear):
+    """A linear layer that computes in float32 whatever its weights are stored in (autocast still applies)."""
+
+    def forward(self, x: Float[Tensor, "*shape in_features"]) -> Float[Tensor, "*shape out_features"]:
+        return F.linear(x.float(), self.weight.float(), None if self.bias is None else self.bias.float())
+
+
+class SinusoidalEmbedding(nn.Sequential):
+    """Sines and cosines of ``scale * value`` times frequencies from 1 to 1e-4, then an MLP."""
+
+    def __init__(self, width: int, scale: float, num_features: int = 256) -> None:
+        super().__init__(
+            Timesteps(num_features, flip_sin_to_cos=True, downscale_freq_shift=0, scale=scale),
+            Float32Linear(num_features, width),
+            nn.SiLU(),
+            Float32Linear(width, width),
+        )
+
+
+class PositiveEmbedding(nn.Module):
+    """Embedding of a positive quantity in octaves above ``unit``, with a learned vector for 0, not given."""
+
+    def __init__(self, width: int, unit: float) -> None:
+        super().__init__()
+        self.unit = unit
+        self.octaves = SinusoidalEmbedding(width, scale=100.0)  # the fastest sine turns by 1 radian for 0.7 %
+        self.not_given = nn.Parameter(torch.randn(width) * 0.02)
+
+    def forward(self, value: PerItem) -> Float[Tensor, "batch width"]:
+        given = value > 0
+        octaves = torch.log2(torch.where(given, value.float(), self.unit) / self.unit)
+        # Both branches are always evaluated: under DDP no parameter may go unused.
+        return torch.where(given[:, None], self.octaves(octaves), self.not_given.float())
+
+
+class ConditionEmbedding(nn.Module):
+    """Embeddings of time and of the musical conditions that are single numbers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.time = SinusoidalEmbedding(width, scale=1000.0)
+        self.duration = PositiveEmbedding(width, unit=1.0)  # seconds
+        self.tempo = PositiveEmbedding(width, unit=120.0)  # beats per minute
+        self.key = nn.Embedding(NO_KEY + 1, width)
+
+    def forward(
+        self, timestep: PerItem, duration: PerItem | None, tempo: PerItem | None, key: Int[Tensor, "batch"] | None
+    ) -> tuple[Float[Tensor, "batch width"], Float[Tensor, "batch 3 width"]]:
+        """Return the sum of all embeddings, and one token each for duration, tempo and key, given or not."""
+        not_given = torch.zeros_like(timestep)
+        no_key = torch.full_like(timestep, NO_KEY, dtype=torch.int64)
+        duration_token = self.duration(not_given if duration is None else duration)
+        tempo_token = self.tempo(not_given if tempo is None else tempo)
+        key_token = self.key(no_key if key is None else key).float()
+        tokens = torch.stack([duration_token, tempo_token, key_token], dim=1)
+        return self.time(timestep) + tokens.sum(dim=1), tokens
+
+
+class RotaryEmbedding(nn.Module):
+    """Cosines and sines of RoPE for each frame, always in float32 and made anew, so no cast can spoil them.
+
+    It is a module so that context parallelism can split its output.
+    """
+
+    def __init__(self, head_dim: int, theta: float) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.theta = theta
+
+    def forward(self, hidden_states: Float[Tensor, "batch frames width"]) -> RotaryTable:
+        position = torch.arange(hidden_states.shape[1], dtype=torch.float32, device=hidden_states.device)
+        return get_1d_rotary_pos_embed(
+            self.head_dim, position, theta=self.theta, use_real=True, repeat_interleave_real=False
+        )

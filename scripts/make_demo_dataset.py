@@ -19,7 +19,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +42,8 @@ from scripts.demo_dataset.synthesis import find_soundfont, load_fluidsynth
 SOURCES = ("patterns", "grooves", "tunes", "recordings")
 BLOCK = 65_536
 """Samples written at once: libsndfile crashes on very long blocks of Vorbis."""
+Result = tuple[str, dict[str, Any] | str]
+"""Split of a clip, and its metadata or why it could not be made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,10 +168,8 @@ def metadata_row(job: Job, performance: Performance, file_name: str, config: Dem
     }
 
 
-def make_clip(
-    numbered: tuple[int, Job, str], config: DemoConfig, studio: Studio, folder: Path
-) -> tuple[str, dict[str, Any] | str]:
-    """Make one clip and write its audio. Returns its split, and its metadata or why it could not be made."""
+def make_clip(numbered: tuple[int, Job, str], config: DemoConfig, studio: Studio, folder: Path) -> Result:
+    """Make one clip and write its audio."""
     index, job, split = numbered
     try:
         performance = job.perform(studio)
@@ -181,8 +181,8 @@ def make_clip(
 
 
 def run_jobs(
-    jobs: Sequence[tuple[int, Job, str]], make: Any, num_workers: int
-) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    jobs: Sequence[tuple[int, Job, str]], make: Callable[[tuple[int, Job, str]], Result], num_workers: int
+) -> Iterator[Result]:
     """Results in the order of the jobs, with a progress bar."""
     progress = partial(tqdm, total=len(jobs), unit="clip")
     if num_workers == 1:

@@ -76,9 +76,9 @@ def _encoder(encoder: nn.Module) -> Iterator[tuple[str, str]]:
         "conv_out": "conv_out",
     }.items():
         yield f"encoder.{ours}", f"encoder.{published}"
-    for index in range(len(encoder.get_submodule("bottleneck"))):
+    for index in range(_count(encoder, "bottleneck")):
         yield from _block(f"encoder.bottleneck.{index}", f"encoder.bottleneck_layers.{index + 1}")
-    for level in range(len(encoder.get_submodule("blocks"))):
+    for level in range(_count(encoder, "blocks")):
         yield from _block(f"encoder.blocks.{level}", f"encoder.down_layers.{2 * level}")
         yield f"encoder.downsamplers.{level}.norm", f"encoder.down_layers.{2 * level + 1}.norm"
         yield f"encoder.downsamplers.{level}.conv", f"encoder.down_layers.{2 * level + 1}.c"
@@ -87,9 +87,9 @@ def _encoder(encoder: nn.Module) -> Iterator[tuple[str, str]]:
 def _latent_decoder(decoder: nn.Module) -> Iterator[tuple[str, str]]:
     yield "decoder.conv_in", "decoder.conv_inp"
     yield "decoder.bottleneck_out", "decoder.conv_out_bottleneck"
-    for index in range(len(decoder.get_submodule("bottleneck"))):
+    for index in range(_count(decoder, "bottleneck")):
         yield from _block(f"decoder.bottleneck.{index}", f"decoder.bottleneck_layers.{index}")
-    bottom = len(decoder.get_submodule("blocks")) - 1
+    bottom = _count(decoder, "blocks") - 1
     for level in range(bottom + 1):
         yield from _block(f"decoder.blocks.{level}", f"decoder.up_layers.{2 * (bottom - level)}")
         yield f"decoder.upsamplers.{level}.conv", f"decoder.up_layers.{2 * (bottom - level) - 1}.c"
@@ -107,10 +107,10 @@ def _denoiser(denoiser: nn.Module) -> Iterator[tuple[str, str]]:
     }.items():
         yield f"denoiser.{ours}", published
     down, up = denoiser.get_submodule("down_blocks"), denoiser.get_submodule("up_blocks")
-    bottom = len(down) - 1
-    stride = 2 * len(down.get_submodule("0")) + 1  # a map projection and a block each, then one change of resolution
+    bottom = _count(denoiser, "down_blocks") - 1
+    stride = 2 * _count(down, "0") + 1  # a map projection and a block each, then one change of resolution
     for level in range(bottom + 1):
-        for index in range(len(up.get_submodule(str(level)))):
+        for index in range(_count(up, str(level))):
             first_down, first_up = stride * level + 2 * index, stride * (bottom - level) + 2 * index
             yield f"denoiser.down_blocks.{level}.{index}.map_proj", f"down_layers.{first_down}"
             yield f"denoiser.up_blocks.{level}.{index}.map_proj", f"up_layers.{first_up}"
@@ -118,6 +118,10 @@ def _denoiser(denoiser: nn.Module) -> Iterator[tuple[str, str]]:
             yield from _block(f"denoiser.up_blocks.{level}.{index}", f"up_layers.{first_up + 1}")
         yield f"denoiser.downsamplers.{level}.conv", f"down_layers.{stride * (level + 1) - 1}.c"
         yield f"denoiser.upsamplers.{level}.conv", f"up_layers.{stride * (bottom - level) - 1}.c"
+
+
+def _count(module: nn.Module, name: str) -> int:
+    return len(list(module.get_submodule(name).children()))
 
 
 def _block(ours: str, published: str) -> Iterator[tuple[str, str]]:

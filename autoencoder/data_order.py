@@ -43,7 +43,8 @@ class PositionedItems(Dataset):
 
     def __getitem__(self, position: int) -> tuple[int, dict[str, Tensor], list[str]]:
         generator = torch.Generator().manual_seed(seed_of(self.seed, position, 0))
-        index, skipped = self._index(position), []
+        index = self._index(position)
+        skipped: list[str] = []
         for _ in range(MAX_ATTEMPTS):
             try:
                 return position, self.data.draw(index, generator), skipped

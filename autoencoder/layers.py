@@ -98,8 +98,8 @@ def resampling_conv(
     in_channels: int, out_channels: int, factors: tuple[int, int], stride: tuple[int, int]
 ) -> nn.Conv2d:
     """Convolution for a change of resolution by ``factors`` (bins, frames): 5 wide for 4, 3 for 2, 1 for 1."""
-    kernel = tuple(factor + 1 if factor > 1 else 1 for factor in factors)
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=tuple(size // 2 for size in kernel))
+    tall, wide = (factor + 1 if factor > 1 else 1 for factor in factors)
+    return nn.Conv2d(in_channels, out_channels, (tall, wide), stride, padding=(tall // 2, wide // 2))
 
 
 class Downsample(nn.Module):

@@ -180,11 +180,11 @@ class Denoiser(nn.Module):
         for level, blocks in enumerate(self.down_blocks):
             if level > 0:
                 h = self.downsamplers[level - 1](h)
-            for block in blocks:
+            for block in blocks.children():
                 h = block(h, maps[level], embedding)
                 skips.append(h)
         for level, blocks in reversed(list(enumerate(self.up_blocks))):
-            for block in blocks:
+            for block in blocks.children():
                 h = block(h + skips.pop(), maps[level], embedding)
             if level > 0:
                 h = self.upsamplers[level - 1](h)

@@ -26,7 +26,7 @@ def draw_seeds(generator: torch.Generator | Sequence[torch.Generator] | None, nu
             raise ValueError(
                 f"a list of generators needs one per item: {num_items} items, {len(generator)} generators"
             )
-        generators = list(generator)
+        generators: list[torch.Generator | None] = list(generator)
     else:
         generators = [generator] * num_items
     return [

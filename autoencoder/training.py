@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -227,7 +228,7 @@ def _loop(
             bar.set_postfix(loss=f"{values['loss']:.4g}", norm=f"{values['gradient norm']:.3g}")
         if step % config.validate_every == 0 or step == config.max_steps:
             if accelerator.is_main_process:
-                _report(accelerator, _with_average(ema, task.model, lambda step=step: task.validate(step)), step)
+                _report(accelerator, _with_average(ema, task.model, partial(task.validate, step)), step)
             accelerator.wait_for_everyone()
         if stop.received:
             accelerator.set_trigger()

@@ -124,15 +124,11 @@ class LatentClips:
         if not paths:
             raise ValueError(f"found no latents-*.safetensors in {folder}; make them with scripts/encode_dataset.py")
         self.max_frames = max_frames
-        self.items: list[LatentItem] = []
-        self.codec: CodecInfo | None = None
-        for path in paths:
+        self.items, self.codec = read_shard(paths[0])
+        for path in paths[1:]:
             items, codec = read_shard(path)
-            if self.codec is not None and codec != self.codec:
-                raise ValueError(
-                    f"{path} was made by {codec}, the shards before it by {self.codec}; do not mix codecs"
-                )
-            self.codec = codec
+            if codec != self.codec:
+                raise ValueError(f"{path} was made by {codec}, but the shards before it by {self.codec}")
             self.items += items
         self.statistics = LatentStatistics.load(folder)
         self.embeddings: TextEmbeddings = {}

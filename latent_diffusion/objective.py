@@ -20,6 +20,8 @@ class FlowObjective(nn.Module):
     dropped condition is fed as its null embedding, so that every parameter takes part in every step.
     """
 
+    empty_prompt: Tensor
+
     def __init__(
         self,
         model: LatentDiT,

@@ -193,17 +193,20 @@ class Music2LatentPipeline(DiffusionPipeline):
             ``prompt_embeds``, ``prompt_attention_mask``, and the same two for the negative prompt.
         """
         if prompt_embeds is None or prompt_attention_mask is None:
-            prompts = [prompt] if isinstance(prompt, str) else list(prompt or [])
-            prompt_embeds, prompt_attention_mask = encode_text(self.tokenizer, self.text_encoder, prompts)
+            prompt_embeds, prompt_attention_mask = encode_text(self.tokenizer, self.text_encoder, _texts(prompt))
         if negative_prompt_embeds is None or negative_prompt_attention_mask is None:
             # without a wish, the empty prompt: the transformer was trained to do without text on it
-            negatives = [negative_prompt or ""] if isinstance(negative_prompt or "", str) else list(negative_prompt)
+            negatives = _texts(negative_prompt)
             negatives = negatives * len(prompt_embeds) if len(negatives) == 1 else negatives
             negative_prompt_embeds, negative_prompt_attention_mask = encode_text(
                 self.tokenizer, self.text_encoder, negatives
             )
-        tensors = prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask
-        return tuple(tensor.repeat_interleave(num_waveforms_per_prompt, dim=0) for tensor in tensors)
+        return (
+            prompt_embeds.repeat_interleave(num_waveforms_per_prompt, dim=0),
+            prompt_attention_mask.repeat_interleave(num_waveforms_per_prompt, dim=0),
+            negative_prompt_embeds.repeat_interleave(num_waveforms_per_prompt, dim=0),
+            negative_prompt_attention_mask.repeat_interleave(num_waveforms_per_prompt, dim=0),
+        )
 
     def prepare_latents(
         self, seeds: Sequence[int], num_frames: int, latents: Float[Tensor, "batch channels frames"] | None
@@ -288,7 +291,7 @@ class Music2LatentPipeline(DiffusionPipeline):
             output_type,
             callback_on_step_end_tensor_inputs,
         )
-        numbers = {"tempo": tempo_value(tempo), "key": key_index(key)}
+        musical = {"duration": audio_length_in_s, "tempo": tempo_value(tempo), "key": key_index(key)}
         self._guidance_scale, self._interrupt, self._current_timestep = guidance_scale, False, None
         embeds = self.encode_prompt(
             prompt,
@@ -303,8 +306,7 @@ class Music2LatentPipeline(DiffusionPipeline):
         seeds = draw_seeds(generator, len(embeds[0]))
         latents = self.prepare_latents(seeds, self.autoencoder.num_latent_frames(num_samples), latents)
         numbers = {
-            name: torch.full((len(seeds),), value, device=self._execution_device)
-            for name, value in (("duration", audio_length_in_s), *numbers.items())
+            name: torch.full((len(seeds),), value, device=self._execution_device) for name, value in musical.items()
         }
 
         callback = (callback_on_step_end, callback_on_step_end_tensor_inputs)
@@ -376,6 +378,10 @@ class Music2LatentPipeline(DiffusionPipeline):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         audio = self.autoencoder.decode(latents, num_samples=num_samples, generator=generators)
         return audio.cpu().numpy() if output_type == "np" else audio
+
+
+def _texts(prompt: str | Sequence[str] | None) -> list[str]:
+    return [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
 
 
 def _num_prompts(name: str, prompt: str | Sequence[str] | None) -> int:

@@ -3,7 +3,7 @@
     python scripts/overfit_autoencoder.py --config scripts/configs/autoencoder_test.yaml \
         --data_dir scripts/demo_music/train --output_dir outputs/overfit --max_steps 1500
 
-Each crop is one second of one file. Prints the distances as it goes and leaves ``curves.png``, ``crops.png`` and
+Each crop is 0.8 s of a file. Prints the distances as it goes and leaves ``curves.png``, ``crops.png`` and
 ``result.json`` in ``output_dir``. A correlation near 1 with a level near 0 dB says that networks, loss and sampling fit
 together; distance alone says little, since a codec that is far too quiet can have a small one.
 """
@@ -129,7 +129,7 @@ def main(config: OverfitConfig) -> dict[str, float]:
         return Validation(scalars=scalars)
 
     def finish() -> Path:
-        panels = {}
+        panels: dict[str, Tensor] = {}
         for index, (crop, decoded) in enumerate(zip(crops, decode_crops(model, crops), strict=True)):
             panels |= {f"crop {index}": crop[None], f"crop {index}, decoded in one step": decoded[None]}
         spectrogram_figure(panels, model.config.sample_rate).savefig(config.output_dir / "crops.png")

@@ -107,8 +107,10 @@ def render_prompts(pipeline: Music2LatentPipeline, prompts: Sequence[str]) -> Va
     pipeline.set_progress_bar_config(disable=True)
     seconds = min(10.0, pipeline.max_audio_length_in_s)
     generators = [torch.Generator().manual_seed(index) for index in range(len(prompts))]
-    audio = pipeline(list(prompts), audio_length_in_s=seconds, generator=generators, output_type="pt").audio.cpu()
-    panels = dict(zip(prompts, audio, strict=True))
+    (audio,) = pipeline(
+        list(prompts), audio_length_in_s=seconds, generator=generators, output_type="pt", return_dict=False
+    )
+    panels = dict(zip(prompts, torch.as_tensor(audio).cpu(), strict=True))
     return Validation(
         audio={prompt: (waveform[0], pipeline.sample_rate) for prompt, waveform in panels.items()},
         figures={"prompts": spectrogram_figure(panels, pipeline.sample_rate)},

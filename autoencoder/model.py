@@ -162,13 +162,11 @@ class Music2LatentAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
 
     @apply_forward_hook
     @torch.no_grad()
-    def encode(
-        self, waveform: Float[Tensor, "batch channels samples"]
-    ) -> Float[Tensor, "batch latent_channels latent_frames"]:
+    def encode(self, waveform: Tensor) -> Float[Tensor, "batch latent_channels latent_frames"]:
         """Latents of audio of any length, about unit-scaled; the channels' latents follow each other.
 
         Args:
-            waveform: floating-point audio in [-1, 1] at ``config.sample_rate``.
+            waveform: floating-point audio (batch, channels, samples) in [-1, 1] at ``config.sample_rate``.
 
         Raises:
             TypeError: the waveform is not floating-point.
@@ -179,9 +177,7 @@ class Music2LatentAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
 
     @apply_forward_hook
     @torch.no_grad()
-    def extract_features(
-        self, waveform: Float[Tensor, "batch channels samples"]
-    ) -> Float[Tensor, "batch channels features latent_frames"]:
+    def extract_features(self, waveform: Tensor) -> Float[Tensor, "batch channels features latent_frames"]:
         """Wide features in front of the bottleneck, for downstream tasks; 8,192 per latent frame as published.
 
         Raises:
@@ -196,7 +192,7 @@ class Music2LatentAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
     @torch.no_grad()
     def decode(
         self,
-        latents: Float[Tensor, "batch latent_channels latent_frames"],
+        latents: Tensor,
         num_samples: int | None = None,
         num_inference_steps: int = 1,
         generator: Generators = None,
@@ -205,7 +201,8 @@ class Music2LatentAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
         """Audio of latents, float32 in [-1, 1].
 
         Args:
-            latents: output of ``encode``, or of a generator that was trained on such.
+            latents: output of ``encode``, or of a generator that was trained on such:
+                (batch, channels * latent_channels, latent_frames).
             num_samples: samples wanted; all that the latents cover if not given.
             num_inference_steps: 1 is what the model is made for.
             generator: makes the result repeatable; a list gives each item its own. The noise depends only on the
@@ -267,7 +264,9 @@ class Music2LatentAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
         reconstruction = self._decode(latents, noise, sample.shape[-1])
         return DecoderOutput(sample=reconstruction) if return_dict else (reconstruction,)
 
-    def _padded_spectrogram(self, waveform: Float[Tensor, "batch channels samples"]) -> Spectrogram:
+    def _padded_spectrogram(
+        self, waveform: Float[Tensor, "batch channels samples"]
+    ) -> Float[Tensor, "items 2 bins frames"]:
         """Spectrogram of all channels, padded so that every sample lies under the full number of frames."""
         overlap, num_samples = self.spectrogram.overlap, waveform.shape[-1]
         end = self.num_latent_frames(num_samples) * self.samples_per_latent

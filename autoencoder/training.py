@@ -42,6 +42,8 @@ class TrainingConfig:
     """Where the cosine after the warm-up ends."""
     warmup_steps: int = 10_000
     """Steps of the linear warm-up."""
+    adam_beta2: float = 0.999
+    """Memory of the squared gradients. Short runs need less: RAdam holds the first 2 / (1 - beta2) steps back."""
     max_grad_norm: float | None = None
     """Gradients are scaled down to this norm; not clipped if not given."""
     ema_decay: float = 0.9999

@@ -4,8 +4,8 @@
         --data_dir scripts/demo_music/train --output_dir outputs/overfit --max_steps 1500
 
 Each crop is 0.8 s of a file. Prints the distances as it goes and leaves ``curves.png``, ``crops.png`` and
-``result.json`` in ``output_dir``. A correlation near 1 with a level near 0 dB says that networks, loss and sampling fit
-together; distance alone says little, since a codec that is far too quiet can have a small one.
+``result.json`` in ``output_dir``. A correlation near 1 with a level near 0 dB says that networks, loss and sampling
+fit together; distance alone says little, since a codec that is far too quiet can have a small one.
 """
 
 import json
@@ -45,13 +45,14 @@ class OverfitConfig(TrainingConfig):
     """One crop from each of the first so many files."""
     start_seconds: float = 2.0
     """Where in the files the crops start."""
-    gap_exponent: float = 2.0
+    gap_exponent: float = 1.0
     """The gap between the two noise levels narrows from 0.1 to 0.1 to this power."""
     model: dict[str, Any] = field(default_factory=dict)
     """Arguments of Music2LatentAutoencoder."""
     max_steps: int = 1500
     batch_size: int = 2
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
+    adam_beta2: float = 0.99
     final_learning_rate: float = 1e-5
     warmup_steps: int = 30
     ema_decay: float = 0.99
@@ -138,7 +139,7 @@ def main(config: OverfitConfig) -> dict[str, float]:
         return config.output_dir
 
     objective = ConsistencyObjective(model, GapSchedule(exponent=config.gap_exponent))
-    optimizer = torch.optim.RAdam(model.parameters(), lr=config.learning_rate)
+    optimizer = torch.optim.RAdam(model.parameters(), lr=config.learning_rate, betas=(0.9, config.adam_beta2))
     fit(Task(model, objective, optimizer, FixedCrops(crops), validate, finish), config)
     return history[-1]
 

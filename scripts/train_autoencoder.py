@@ -99,7 +99,7 @@ def main(config: AutoencoderTrainingConfig) -> Path | None:
     task = Task(
         model=model,
         objective=ConsistencyObjective(model, GapSchedule(exponent=config.gap_exponent)),
-        optimizer=torch.optim.RAdam(model.parameters(), lr=config.learning_rate),
+        optimizer=torch.optim.RAdam(model.parameters(), lr=config.learning_rate, betas=(0.9, config.adam_beta2)),
         dataset=dataset,
         validate=lambda step: validate(model, waveforms),
         export=export,

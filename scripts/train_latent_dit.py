@@ -156,7 +156,7 @@ def main(config: LatentDiTTrainingConfig) -> Path | None:
     task = Task(
         model=model,
         objective=objective,
-        optimizer=torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99)),
+        optimizer=torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.adam_beta2)),
         dataset=data,
         validate=validate,
         export=export,

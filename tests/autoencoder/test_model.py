@@ -1,0 +1,254 @@
+"""The codec's public interface, on a tiny one."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from autoencoder import Music2LatentAutoencoder
+from autoencoder.consistency import GapSchedule
+from autoencoder.conversion import from_original_state_dict, original_names
+from autoencoder.noise import place_noise
+from autoencoder.objective import ConsistencyObjective
+from tests.conftest import TINY_CODEC, tone
+
+
+@pytest.mark.parametrize("num_samples", [1, 383, 384, 512, 4096, 34_304])
+def test_decoding_gives_exactly_the_samples_that_were_encoded(
+    codec: Music2LatentAutoencoder, num_samples: int
+) -> None:
+    latents = codec.encode(torch.randn(2, 1, num_samples) * 0.1)
+    assert latents.shape == (2, 4, codec.num_latent_frames(num_samples))
+    waveform = codec.decode(latents, num_samples=num_samples)
+    assert waveform.shape == (2, 1, num_samples)
+    assert waveform.abs().max() <= 1
+
+
+def test_channels_are_coded_one_by_one(codec: Music2LatentAutoencoder) -> None:
+    left, right = tone(300.0, 0.2)[None], tone(500.0, 0.2)[None]
+    both = codec.encode(torch.cat([left, right], dim=1))
+    torch.testing.assert_close(both, torch.cat([codec.encode(left), codec.encode(right)], dim=1), rtol=1e-4, atol=1e-3)
+
+
+def test_channels_of_an_item_share_the_noise(codec: Music2LatentAutoencoder) -> None:
+    latents = codec.encode(tone(300.0, 0.2)[None]).repeat(1, 2, 1)
+    left, right = codec.decode(latents)[0]
+    torch.testing.assert_close(left, right)
+
+
+def test_an_item_does_not_see_its_batch(codec: Music2LatentAutoencoder) -> None:
+    waveforms = torch.stack([tone(100.0 * k, 0.2) for k in range(1, 5)])
+    latents = codec.encode(waveforms)
+    generators = [torch.Generator().manual_seed(k) for k in range(4)]
+    together = codec.decode(latents, generator=generators)
+    alone = codec.decode(codec.encode(waveforms[2:3]), generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(together[2:3], alone, rtol=0, atol=1e-5)
+
+
+def test_the_seed_decides(codec: Music2LatentAutoencoder) -> None:
+    latents = codec.encode(tone(300.0, 0.2)[None])
+    first, again, other = (codec.decode(latents, generator=torch.Generator().manual_seed(k)) for k in (1, 1, 2))
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+    assert (first - other).abs().max() > 1e-3
+
+
+def test_given_noise_is_used(codec: Music2LatentAutoencoder) -> None:
+    latents = codec.encode(tone(300.0, 0.2)[None])
+    noise = torch.randn(1, 1, 2, 256, latents.shape[-1] * 4)
+    torch.testing.assert_close(codec.decode(latents, noise=noise), codec.decode(latents, noise=noise))
+    assert (codec.decode(latents, noise=noise) - codec.decode(latents, noise=-noise)).abs().max() > 1e-3
+
+
+def test_more_steps_change_the_result_and_end_with_the_denoiser(codec: Music2LatentAutoencoder) -> None:
+    latents = codec.encode(tone(300.0, 0.2)[None])
+    maps = codec.make_maps(latents)
+    noise = torch.randn(2, 1, 2, 256, latents.shape[-1] * 4)
+    sigma = codec.ramp.sigma(torch.tensor([1.0, 0.5]))
+    first = codec.denoise(sigma[0] * noise[0], sigma[:1], maps)
+    second = codec.denoise(first + (sigma[1] ** 2 - 0.002**2).sqrt() * noise[1], sigma[1:], maps)
+    torch.testing.assert_close(codec.decode_spectrogram(noise, maps), second)
+
+
+def test_noise_is_a_function_of_place() -> None:
+    whole = place_noise([5, 6], 8, 200)
+    torch.testing.assert_close(place_noise([6], 8, 70, start_frame=60), whole[1:, ..., 60:130], rtol=0, atol=0)
+    assert (place_noise([5], 8, 64) - place_noise([5], 8, 64, step=1)).abs().max() > 0.1
+    assert whole.std().item() == pytest.approx(1.0, abs=0.05)
+
+
+def test_the_denoiser_is_the_identity_at_sigma_min(codec: Music2LatentAutoencoder) -> None:
+    maps = codec.make_maps(torch.randn(1, 4, 3))
+    x = torch.randn(1, 2, 256, 12)
+    torch.testing.assert_close(codec.denoise(x, torch.tensor([0.002]), maps), x)
+
+
+def test_silence_is_coded_without_nan(codec: Music2LatentAutoencoder) -> None:
+    assert codec.encode(torch.zeros(1, 1, 5000)).isfinite().all()
+
+
+def test_features_are_wide_and_in_step_with_the_latents(codec: Music2LatentAutoencoder) -> None:
+    features = codec.extract_features(torch.randn(2, 2, 5000))
+    assert features.shape == (2, 2, codec.levels.features_dim, codec.num_latent_frames(5000))
+
+
+def test_forward_keeps_the_shape_and_has_gradients_for_every_parameter() -> None:
+    model = Music2LatentAutoencoder(**TINY_CODEC)
+    sample = tone(300.0, 0.1).repeat(2, 1)[None]
+    reconstruction = model(sample).sample
+    assert reconstruction.shape == sample.shape
+    torch.testing.assert_close(
+        model(sample, generator=torch.Generator().manual_seed(0), return_dict=False)[0],
+        model(sample, generator=torch.Generator().manual_seed(0)).sample,
+    )
+
+
+def test_every_parameter_takes_part_in_the_training_step(codec: Music2LatentAutoencoder) -> None:
+    objective = ConsistencyObjective(codec.train(), GapSchedule())
+    generators = [torch.Generator().manual_seed(k) for k in range(2)]
+    batch = {"waveform": torch.cat([tone(300.0, 0.1), tone(500.0, 0.1)])[:, : codec.spectrogram.num_samples(16)]}
+    losses, levels = objective(batch, generators, 0.0)
+    losses.mean().backward()
+    assert losses.shape == levels.shape == (2,)
+    for name, parameter in codec.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_the_loss_of_an_item_does_not_depend_on_its_batch(codec: Music2LatentAutoencoder) -> None:
+    objective = ConsistencyObjective(codec, GapSchedule())
+    waveforms = torch.cat([tone(300.0, 0.1), tone(500.0, 0.1)])[:, : codec.spectrogram.num_samples(16)]
+    together, _ = objective({"waveform": waveforms}, [torch.Generator().manual_seed(k) for k in range(2)], 0.5)
+    alone, _ = objective({"waveform": waveforms[1:]}, [torch.Generator().manual_seed(1)], 0.5)
+    torch.testing.assert_close(together[1:], alone)
+
+
+def test_a_saved_codec_is_loaded_with_the_same_result(codec: Music2LatentAutoencoder, tmp_path: Path) -> None:
+    codec.save_pretrained(tmp_path)
+    loaded = Music2LatentAutoencoder.from_pretrained(tmp_path)
+    assert loaded.config.codec_id == "tiny"
+    assert loaded.fingerprint() == codec.fingerprint()
+    latents = codec.encode(tone(300.0, 0.2)[None])
+    torch.testing.assert_close(loaded.encode(tone(300.0, 0.2)[None]), latents, rtol=0, atol=0)
+
+
+def test_the_fingerprint_is_that_of_the_encoder_only(codec: Music2LatentAutoencoder) -> None:
+    before = codec.fingerprint()
+    codec.denoiser.conv_out.bias.data += 1
+    assert codec.fingerprint() == before
+    codec.encoder.conv_out.bias.data += 1
+    assert codec.fingerprint() != before
+
+
+def test_missing_weights_are_an_error_that_names_them(codec: Music2LatentAutoencoder, tmp_path: Path) -> None:
+    codec.save_pretrained(tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    del weights["encoder.gain"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"missing_keys.*encoder\.gain"):
+        Music2LatentAutoencoder.from_pretrained(tmp_path)
+
+
+def test_half_precision_runs_and_stays_close(codec: Music2LatentAutoencoder) -> None:
+    waveform = tone(300.0, 0.2)[None]
+    latents = codec.encode(waveform)
+    codec.to(torch.bfloat16)
+    assert codec.encode(waveform).dtype == torch.bfloat16
+    assert (codec.encode(waveform).float() - latents).abs().mean() < 0.1 * latents.abs().mean()
+    assert codec.decode(latents).dtype == torch.float32
+
+
+def original_state(codec: Music2LatentAutoencoder) -> dict[str, torch.Tensor]:
+    names = original_names(codec)
+    state = {names[name]: tensor.clone() for name, tensor in codec.state_dict().items()}
+    return state | {"decoder.bottleneck_layers.0.proj_emb.weight": torch.ones(3)}
+
+
+def test_the_published_layout_is_read_and_its_unused_tensors_dropped(codec: Music2LatentAutoencoder) -> None:
+    back = from_original_state_dict(original_state(codec), codec)
+    for name, tensor in codec.state_dict().items():
+        torch.testing.assert_close(back[name], tensor, rtol=0, atol=0)
+
+
+def _drop(state: dict[str, torch.Tensor]) -> None:
+    del state["emb_proj.0.weight"]
+
+
+def _add(state: dict[str, torch.Tensor]) -> None:
+    state["decoder.surprise"] = torch.ones(1)
+
+
+def _reshape(state: dict[str, torch.Tensor]) -> None:
+    state["conv_out.bias"] = torch.ones(7)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_drop, r"missing \['emb_proj\.0\.weight'\]"),
+        (_add, r"unexpected \['decoder\.surprise'\]"),
+        (_reshape, r"misshapen \['conv_out\.bias is \(7,\) instead of \(2,\)'\]"),
+    ],
+)
+def test_a_damaged_published_state_dict_is_named(
+    codec: Music2LatentAutoencoder, damage: Callable[[dict], None], message: str
+) -> None:
+    state = original_state(codec)
+    damage(state)
+    with pytest.raises(ValueError, match=message):
+        from_original_state_dict(state, codec)
+
+
+def test_a_file_that_is_no_published_checkpoint_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="no entry 'gen_state_dict'"):
+        Music2LatentAutoencoder.from_original_checkpoint(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(
+    ("waveform", "error", "message"),
+    [
+        (torch.zeros(1, 1, 100, dtype=torch.int16), TypeError, "divide 16-bit integers by 32768"),
+        (torch.full((2, 1, 100), torch.nan), ValueError, r"items \[0, 1\] of the batch hold NaN"),
+        (torch.zeros(1, 1, 0), ValueError, r"not empty, got \(1, 1, 0\)"),
+    ],
+)
+def test_bad_waveforms_are_refused(
+    codec: Music2LatentAutoencoder, waveform: torch.Tensor, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        codec.encode(waveform)
+
+
+@pytest.mark.parametrize(
+    ("shape", "arguments", "message"),
+    [
+        ((1, 6, 3), {}, r"channels \* 4, latent_frames\) and not empty, got \(1, 6, 3\)"),
+        ((1, 4, 3), {"num_samples": 5000}, r"cover at most 1152 samples, got num_samples=5000"),
+        ((1, 4, 3), {"num_samples": 0}, "got num_samples=0"),
+        ((1, 4, 3), {"num_inference_steps": 0}, "at least 1, got 0"),
+        ((2, 4, 3), {"generator": [torch.Generator()]}, "2 items, 1 generators"),
+    ],
+)
+def test_bad_decoding_arguments_are_refused(
+    codec: Music2LatentAutoencoder, shape: tuple[int, ...], arguments: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        codec.decode(torch.zeros(shape), **arguments)
+
+
+def test_levels_that_do_not_fit_together_are_refused() -> None:
+    with pytest.raises(ValueError, match="5 levels of channels need"):
+        Music2LatentAutoencoder(frequency_factors=(4, 2), time_factors=(1, 2))
+    with pytest.raises(ValueError, match=r"do not divide 1024 bins"):
+        Music2LatentAutoencoder(frequency_factors=(3, 2, 2, 2))
+
+
+def test_the_config_file_describes_the_model(codec: Music2LatentAutoencoder, tmp_path: Path) -> None:
+    codec.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["channels"] == [4, 8, 8]
+    assert config["sample_rate"] == 44_100

@@ -103,17 +103,22 @@ class NoiseDensity:
 class GapSchedule:
     """Gap between the two noise levels of a pair; it narrows exponentially while training goes on (M2L).
 
-    It runs from ``first`` to ``first ** exponent``: 0.1 to 0.001 with the published values. The schedule has to
-    finish: a run stopped at a tenth of it is not a tenth as good, it is unusable.
+    The published one is ``0.1 ** (1 + 2 * progress)``, from 0.1 to 0.001. The schedule has to finish: a run stopped at
+    a tenth of it is not a tenth as good, it is unusable. A first gap of 1 starts as a plain denoiser, whose target is
+    the clean item (ECT, https://arxiv.org/abs/2406.14548).
     """
 
     first: float = 0.1
-    exponent: float = 3.0
+    last: float = 0.001
+
+    def __post_init__(self) -> None:
+        if not 0 < self.last <= self.first <= 1:
+            raise ValueError(f"need 0 < last <= first <= 1, got first={self.first} and last={self.last}")
 
     def __call__(self, progress: float) -> float:
         if not 0 <= progress <= 1:
             raise ValueError(f"progress is the part of the training that is done, from 0 to 1; got {progress}")
-        return self.first ** (1 + progress * (self.exponent - 1))
+        return self.first * (self.last / self.first) ** progress
 
 
 def pseudo_huber(difference: Float[Tensor, "batch *shape"], huber_c: float) -> Float[Tensor, " batch"]:

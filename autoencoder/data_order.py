@@ -6,7 +6,7 @@ processes, sees the same data.
 """
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ Batch = tuple[list[int], dict[str, Tensor], list[str]]
 """Positions, tensors, and the reasons for which items were skipped on the way."""
 
 
+@runtime_checkable
 class TrainingData(Protocol):
     """What training needs of a data set: an item is a function of (index, generator)."""
 

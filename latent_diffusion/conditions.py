@@ -21,7 +21,7 @@ def key_index(key: str | None) -> int:
     """
     if key is None:
         return NO_KEY
-    tonic, _, mode = key.strip().partition(" ")
+    tonic, _, mode = str(key).strip().partition(" ")
     tonic = tonic[:1].upper() + tonic[1:]
     name = f"{FLATS.get(tonic, tonic)} {mode.strip().lower()}"
     if name not in KEYS:
@@ -37,8 +37,8 @@ def tempo_value(tempo: float | None) -> float:
     """
     if tempo is None:
         return NO_TEMPO
-    if not MIN_TEMPO <= tempo <= MAX_TEMPO:
-        raise ValueError(f"tempo must be from {MIN_TEMPO:.0f} to {MAX_TEMPO:.0f} beats per minute, got {tempo}")
+    if not isinstance(tempo, int | float) or not MIN_TEMPO <= tempo <= MAX_TEMPO:
+        raise ValueError(f"tempo must be from {MIN_TEMPO:.0f} to {MAX_TEMPO:.0f} beats per minute, got {tempo!r}")
     return float(tempo)
 
 

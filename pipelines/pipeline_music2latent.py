@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from autoencoder.model import Music2LatentAutoencoder
 from autoencoder.noise import draw_seeds
 from latent_diffusion.conditions import key_index, tempo_value
-from latent_diffusion.text import encode_text
+from latent_diffusion.text import count_prompts, encode_text
 from latent_diffusion.transformer import LatentDiT
 from pipelines.output import Music2LatentPipelineOutput
 
@@ -140,6 +140,8 @@ class Music2LatentPipeline(DiffusionPipeline):
         negative_prompt: str | Sequence[str] | None,
         prompt_embeds: Tensor | None,
         prompt_attention_mask: Tensor | None,
+        negative_prompt_embeds: Tensor | None,
+        negative_prompt_attention_mask: Tensor | None,
         audio_length_in_s: float,
         num_inference_steps: int,
         num_waveforms_per_prompt: int,
@@ -149,23 +151,32 @@ class Music2LatentPipeline(DiffusionPipeline):
         """Raise an error that says what to pass instead, before anything is computed."""
         if (prompt is None) == (prompt_embeds is None):
             raise ValueError("pass either prompt or prompt_embeds, and not both")
-        if (prompt_embeds is None) != (prompt_attention_mask is None):
-            raise ValueError("prompt_embeds and prompt_attention_mask belong together: pass both or neither")
-        num_prompts = _num_prompts("prompt", prompt) if prompt_embeds is None else len(prompt_embeds)
-        if negative_prompt is not None and _num_prompts("negative_prompt", negative_prompt) not in (1, num_prompts):
+        if negative_prompt is not None and negative_prompt_embeds is not None:
+            raise ValueError("pass either negative_prompt or negative_prompt_embeds, and not both")
+        for name, embeds, mask in (
+            ("prompt", prompt_embeds, prompt_attention_mask),
+            ("negative_prompt", negative_prompt_embeds, negative_prompt_attention_mask),
+        ):
+            if (embeds is None) != (mask is None):
+                raise ValueError(f"{name}_embeds and {name}_attention_mask belong together: pass both or neither")
+        num_prompts = count_prompts("prompt", prompt) if prompt_embeds is None else len(prompt_embeds)
+        if negative_prompt is not None and count_prompts("negative_prompt", negative_prompt) not in (1, num_prompts):
             raise ValueError(
                 f"negative_prompt must be one text or one for each of the {num_prompts} prompts, "
                 f"got {len(negative_prompt)}"
             )
-        if not 0 < audio_length_in_s <= self.max_audio_length_in_s:
+        if negative_prompt_embeds is not None and len(negative_prompt_embeds) != num_prompts:
             raise ValueError(
-                f"audio_length_in_s must be above 0 and at most {self.max_audio_length_in_s:.2f}, "
+                f"negative_prompt_embeds must have one row for each of the {num_prompts} prompts, "
+                f"got {len(negative_prompt_embeds)}"
+            )
+        if not 1 / self.sample_rate <= audio_length_in_s <= self.max_audio_length_in_s:
+            raise ValueError(
+                f"audio_length_in_s must be at least one sample and at most {self.max_audio_length_in_s:.2f}, "
                 f"the longest piece this transformer was trained on; got {audio_length_in_s}"
             )
-        for name, value in (
-            ("num_inference_steps", num_inference_steps),
-            ("num_waveforms_per_prompt", num_waveforms_per_prompt),
-        ):
+        counts = {"num_inference_steps": num_inference_steps, "num_waveforms_per_prompt": num_waveforms_per_prompt}
+        for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if output_type not in OUTPUT_TYPES:
@@ -285,6 +296,8 @@ class Music2LatentPipeline(DiffusionPipeline):
             negative_prompt,
             prompt_embeds,
             prompt_attention_mask,
+            negative_prompt_embeds,
+            negative_prompt_attention_mask,
             audio_length_in_s,
             num_inference_steps,
             num_waveforms_per_prompt,
@@ -356,7 +369,7 @@ class Music2LatentPipeline(DiffusionPipeline):
         """Evenly spaced times from 1 (noise) to 0; schedulers that take no times choose their own."""
         if "sigmas" in inspect.signature(self.scheduler.set_timesteps).parameters:
             sigmas = np.linspace(1, 1 / num_inference_steps, num_inference_steps)
-            self.scheduler.set_timesteps(sigmas=sigmas.tolist(), device=device)
+            self.scheduler.set_timesteps(sigmas=sigmas, device=device)  # an array: UniPC cannot use a list
         else:
             self.scheduler.set_timesteps(num_inference_steps, device=device)
         self._num_timesteps = len(self.scheduler.timesteps)
@@ -382,12 +395,3 @@ class Music2LatentPipeline(DiffusionPipeline):
 
 def _texts(prompt: str | Sequence[str] | None) -> list[str]:
     return [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
-
-
-def _num_prompts(name: str, prompt: str | Sequence[str] | None) -> int:
-    """Number of texts, after checking that they are texts."""
-    if isinstance(prompt, str):
-        return 1
-    if not isinstance(prompt, list | tuple) or not prompt or not all(isinstance(text, str) for text in prompt):
-        raise TypeError(f"{name} must be text or a non-empty list of texts, got {prompt!r}")
-    return len(prompt)

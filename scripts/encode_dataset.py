@@ -85,9 +85,13 @@ def read_metadata(data_dir: Path) -> list[dict[str, Any]]:
 
 def check_record(record: dict[str, Any], data_dir: Path) -> dict[str, Any]:
     """One line of the metadata with ``captions`` filled in."""
+    if not isinstance(record, dict):
+        raise ValueError(f"it must be a JSON object with file_name and text, got {record!r}")
     if not record.get("file_name") or not (data_dir / record["file_name"]).is_file():
         raise ValueError(f"file_name must name a file in {data_dir}, got {record.get('file_name')!r}")
     captions = record.get("captions") or [record.get("text")]
+    if not isinstance(captions, list):
+        raise ValueError(f"captions must be a list of texts, got {captions!r}")
     if not all(isinstance(caption, str) and caption.strip() for caption in captions):
         raise ValueError(f"text (or captions) must be non-empty text, got {captions!r}")
     tempo_value(record.get("tempo"))

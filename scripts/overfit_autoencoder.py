@@ -1,7 +1,7 @@
 """Check that the codec can learn: overfit it to a few crops and compare what it decodes with them.
 
     python scripts/overfit_autoencoder.py --config scripts/configs/autoencoder_test.yaml \
-        --data_dir scripts/demo_music/train --output_dir outputs/overfit --max_steps 1500
+        --data_dir scripts/demo_music/train --output_dir outputs/overfit --max_steps 1200
 
 Each crop is 0.8 s of a file. Prints the distances as it goes and leaves ``curves.png``, ``crops.png`` and
 ``result.json`` in ``output_dir``. A correlation near 1 with a level near 0 dB says that networks, loss and sampling
@@ -11,9 +11,8 @@ fit together; distance alone says little, since a codec that is far too quiet ca
 import json
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jsonargparse import auto_cli, set_parsing_settings
@@ -30,35 +29,20 @@ from autoencoder.figures import spectrogram_figure
 from autoencoder.metrics import level_difference, log_mel_correlation, log_mel_distance
 from autoencoder.noise import place_noise
 from autoencoder.objective import ConsistencyObjective
-from autoencoder.training import Task, TrainingConfig, Validation, fit
-
-CROP_FRAMES = 64
+from autoencoder.training import Task, Validation, fit
+from scripts.train_autoencoder import CROP_FRAMES, AutoencoderTrainingConfig, crop_samples
 
 
 @dataclass(frozen=True, kw_only=True)
-class OverfitConfig(TrainingConfig):
-    """One overfit of the codec; the schedules are those of a short run."""
+class OverfitConfig(AutoencoderTrainingConfig):
+    """One overfit of the codec."""
 
-    data_dir: Path
-    """Folder of audio files."""
+    validation_dir: Path = Path()
+    """Unused: the crops themselves are what is compared."""
     num_crops: int = 2
     """One crop from each of the first so many files."""
     start_seconds: float = 2.0
     """Where in the files the crops start."""
-    gap_exponent: float = 1.0
-    """The gap between the two noise levels narrows from 0.1 to 0.1 to this power."""
-    model: dict[str, Any] = field(default_factory=dict)
-    """Arguments of Music2LatentAutoencoder."""
-    max_steps: int = 1500
-    batch_size: int = 2
-    learning_rate: float = 2e-3
-    adam_beta2: float = 0.99
-    final_learning_rate: float = 1e-5
-    warmup_steps: int = 30
-    ema_decay: float = 0.99
-    num_workers: int = 0
-    validate_every: int = 100
-    checkpoint_every: int = 500
 
 
 class FixedCrops:
@@ -81,7 +65,7 @@ class FixedCrops:
 
 def read_crops(config: OverfitConfig, model: Music2LatentAutoencoder) -> list[Tensor]:
     """Mono crops of the training length."""
-    rate, num_samples = model.config.sample_rate, model.spectrogram.num_samples(CROP_FRAMES)
+    rate, num_samples = model.config.sample_rate, crop_samples(model)
     paths = find_audio(config.data_dir)[: config.num_crops]
     return [read_audio(path, rate, round(config.start_seconds * rate), num_samples).mean(0) for path in paths]
 
@@ -138,7 +122,7 @@ def main(config: OverfitConfig) -> dict[str, float]:
         (config.output_dir / "result.json").write_text(json.dumps(history, indent=1))
         return config.output_dir
 
-    objective = ConsistencyObjective(model, GapSchedule(exponent=config.gap_exponent))
+    objective = ConsistencyObjective(model, GapSchedule(config.first_gap, config.last_gap))
     optimizer = torch.optim.RAdam(model.parameters(), lr=config.learning_rate, betas=(0.9, config.adam_beta2))
     fit(Task(model, objective, optimizer, FixedCrops(crops), validate, finish), config)
     return history[-1]

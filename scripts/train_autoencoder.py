@@ -41,8 +41,10 @@ class AutoencoderTrainingConfig(TrainingConfig):
     """Only the start of each held-out file is used."""
     num_validation_files: int = 4
     """The first so many held-out files are used."""
-    gap_exponent: float = 3.0
-    """The gap between the two noise levels narrows from 0.1 to 0.1 to this power."""
+    first_gap: float = 0.1
+    """Gap between the two noise levels of a pair at the start, as a part of the noise ramp."""
+    last_gap: float = 0.001
+    """The same at the end of the training."""
     model: dict[str, Any] = field(default_factory=dict)
     """Arguments of Music2LatentAutoencoder; what is not given is as published."""
 
@@ -98,7 +100,7 @@ def main(config: AutoencoderTrainingConfig) -> Path | None:
 
     task = Task(
         model=model,
-        objective=ConsistencyObjective(model, GapSchedule(exponent=config.gap_exponent)),
+        objective=ConsistencyObjective(model, GapSchedule(config.first_gap, config.last_gap)),
         optimizer=torch.optim.RAdam(model.parameters(), lr=config.learning_rate, betas=(0.9, config.adam_beta2)),
         dataset=dataset,
         validate=lambda step: validate(model, waveforms),

@@ -139,6 +139,7 @@ def main(config: LatentDiTTrainingConfig) -> Path | None:
     data.embeddings = embed_captions(data.captions, tokenizer, text_encoder)
     held_out.embeddings = embed_captions(held_out.captions, tokenizer, text_encoder)
     model = build_model(config, data, text_encoder)
+    held_out.max_frames = model.config.max_frames  # no clip to train on may be as long as a held-out one
     objective = FlowObjective(model, data.embeddings[""].float())
     pipeline = Music2LatentPipeline(codec, model, text_encoder, tokenizer, FlowMatchEulerDiscreteScheduler())
 

@@ -1,8 +1,13 @@
 """Tiny real components and audio made on the fly, shared by all tests."""
 
 import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import soundfile
 import torch
@@ -16,6 +21,10 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from autoencoder import Music2LatentAutoencoder
 from latent_diffusion import LatentDiT
 from pipelines import Music2LatentPipeline
+
+# The models are tiny, and threads that wait for each other on a busy machine are slow.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
 
 SAMPLE_RATE = 44_100
 TINY_CODEC = {
@@ -51,6 +60,21 @@ def tone(frequency: float, seconds: float, sample_rate: int = SAMPLE_RATE, chann
     return 0.3 * torch.sin(2 * torch.pi * frequency * time) + 0.01 * noise
 
 
+def write_music(folder: Path) -> Path:
+    """Captioned tones in AudioFolder layout: ``train`` with four clips of one second, ``test`` with two."""
+    for split, frequencies in (("train", (110, 220, 440, 880)), ("test", (330, 660))):
+        (folder / split).mkdir(parents=True)
+        records = []
+        for frequency in frequencies:
+            name = f"{frequency}.wav"
+            soundfile.write(folder / split / name, tone(frequency, 1.0).T.numpy(), SAMPLE_RATE)
+            pitch = "low" if frequency < 400 else "high"
+            records.append({"file_name": name, "text": f"{pitch} sine", "tempo": frequency / 4, "key": "A minor"})
+        (folder / split / "metadata.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
@@ -83,7 +107,12 @@ def text_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
     )
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=16
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=16,
     ).save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
@@ -107,14 +136,20 @@ def pipeline(codec: Music2LatentAutoencoder, transformer: LatentDiT, text_encode
 @pytest.fixture
 def music_dir(tmp_path: Path) -> Path:
     """Captioned tones in AudioFolder layout: ``train`` with four clips of one second, ``test`` with two."""
-    for split, frequencies in (("train", (110, 220, 440, 880)), ("test", (330, 660))):
-        folder = tmp_path / "music" / split
-        folder.mkdir(parents=True)
-        records = []
-        for frequency in frequencies:
-            name = f"{frequency}.wav"
-            soundfile.write(folder / name, tone(frequency, 1.0).T.numpy(), SAMPLE_RATE)
-            pitch = "low" if frequency < 400 else "high"
-            records.append({"file_name": name, "text": f"{pitch} sine", "tempo": frequency / 4, "key": "A minor"})
-        (folder / "metadata.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    return tmp_path / "music"
+    return write_music(tmp_path / "music")
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """As users run the code, without the type checks of the test run, which would answer before our own messages."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def new_process() -> ForkServerContext:
+    """Starts processes that share nothing with the tests; the slow imports are made once for all of them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["scripts.train_autoencoder", "scripts.train_latent_dit"])
+    return context

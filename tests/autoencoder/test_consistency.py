@@ -33,11 +33,14 @@ def test_the_network_input_has_unit_variance() -> None:
     torch.testing.assert_close(c_in**2 * (sigma**2 + 0.5**2), torch.ones(3))
 
 
-def test_the_gap_narrows_to_its_power() -> None:
-    gap = GapSchedule(first=0.1, exponent=2.0)
-    assert gap(0.0) == pytest.approx(0.1)
-    assert gap(1.0) == pytest.approx(0.01)
-    assert gap(0.2) > gap(0.3)
+def test_the_gap_narrows_by_equal_factors() -> None:
+    gap = GapSchedule(first=0.4, last=0.1)
+    assert [gap(progress) for progress in (0.0, 0.5, 1.0)] == pytest.approx([0.4, 0.2, 0.1])
+
+
+def test_a_gap_that_widens_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"0 < last <= first <= 1, got first=0\.1 and last=0\.2"):
+        GapSchedule(0.1, 0.2)
 
 
 def test_progress_beyond_the_end_is_refused() -> None:

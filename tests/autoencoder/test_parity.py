@@ -161,7 +161,7 @@ def training_math() -> dict:
 
 
 def test_gap_schedule(training_math: dict) -> None:
-    gap = GapSchedule(exponent=3.0)
+    gap = GapSchedule()
     for step, expected in training_math["gap_exponent_3"].items():
         assert gap(int(step) / 800_000) == pytest.approx(expected, rel=1e-6)
 

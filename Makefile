@@ -1,0 +1,31 @@
+# make demo   the whole chain: a codec, a transformer, a pipeline, three pieces of music in outputs/demo
+# make test   linters, types and tests, as in CI
+# Both install into .venv first, where that has not been done.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: demo test install clean
+
+demo: $(INSTALLED)
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/demo.sh outputs/demo
+
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not gpu and not slow"
+
+install: $(INSTALLED)
+
+# torch comes first and by its exact version, so that nothing else decides which build of it is taken
+$(INSTALLED): pyproject.toml constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,demo]' --group dev
+	touch $(INSTALLED)
+
+clean:
+	rm -rf .venv outputs build dist *.egg-info

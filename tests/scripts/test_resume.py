@@ -1,0 +1,155 @@
+"""Trainings that are killed, stopped by a signal, or continued with other settings; in processes of their own."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from autoencoder.training import TrainingConfig
+from scripts import train_autoencoder, train_latent_dit
+from tests.scripts.conftest import WEIGHTS, codec_config, dit_config
+
+TRAININGS = ("codec", "transformer")
+
+
+def run_in_own_group(main: Callable[[TrainingConfig], Path | None], config: TrainingConfig) -> None:
+    """So that a signal to the group reaches the training and its data-loading processes, and nobody else."""
+    os.setpgrp()
+    main(config)
+
+
+@pytest.fixture
+def configure(chain, text_encoder_dir):
+    """Settings of one of the two trainings."""
+
+    def configure(training: str, output_dir: Path, **changes) -> TrainingConfig:
+        settings = {"max_steps": 8, "checkpoint_every": 2, "num_workers": 2} | changes
+        if training == "codec":
+            return codec_config(chain.music, output_dir, **settings)
+        return dit_config(chain.latents, chain.codec, text_encoder_dir, output_dir, **settings)
+
+    return configure
+
+
+@pytest.fixture
+def start(new_process):
+    """Start a training in another process."""
+    processes = []
+
+    def start(config: TrainingConfig) -> BaseProcess:
+        script = train_autoencoder if type(config) is train_autoencoder.AutoencoderTrainingConfig else train_latent_dit
+        processes.append(new_process.Process(target=run_in_own_group, args=(script.main, config)))
+        processes[-1].start()
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def checkpoints(config: TrainingConfig) -> list[str]:
+    return sorted(path.name for path in (config.output_dir / "checkpoints").glob("step-*[0-9]"))
+
+
+def wait_for_checkpoint(config: TrainingConfig, process: BaseProcess, after: int = 0) -> None:
+    """Until there is a checkpoint of a later step than ``after``."""
+    deadline = time.monotonic() + 60
+    while not any(int(name.removeprefix("step-")) > after for name in checkpoints(config)):
+        assert process.is_alive(), f"the training ended with exit code {process.exitcode}"
+        assert time.monotonic() < deadline, "no checkpoint within a minute"
+        time.sleep(0.001)
+
+
+def weights(config: TrainingConfig) -> dict:
+    return load_file(next(config.output_dir.glob(f"[at]*/{WEIGHTS}")))
+
+
+def finish(process: BaseProcess) -> None:
+    process.join(60)
+    assert process.exitcode == 0
+
+
+@pytest.mark.parametrize("training", TRAININGS)
+def test_a_killed_training_ends_like_an_undisturbed_one_bit_for_bit(training, configure, start, tmp_path):
+    whole = configure(training, tmp_path / "whole")
+    undisturbed = start(whole)
+    killed = configure(training, tmp_path / "killed")
+    process = start(killed)
+    wait_for_checkpoint(killed, process)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not list(killed.output_dir.glob(f"*/{WEIGHTS}"))
+
+    finish(start(killed))
+    finish(undisturbed)
+    expected = weights(whole)
+    for name, tensor in weights(killed).items():
+        assert_close(tensor, expected[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("training", TRAININGS)
+def test_the_number_of_data_loading_processes_has_no_influence(training, configure, start, tmp_path):
+    alone, helped = (configure(training, tmp_path / str(k), num_workers=k, max_steps=3) for k in (0, 2))
+    processes = start(alone), start(helped)
+    for process in processes:
+        finish(process)
+    expected = weights(alone)
+    for name, tensor in weights(helped).items():
+        assert_close(tensor, expected[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_a_signal_stops_a_training_at_the_step_it_has_reached(configure, start, tmp_path, whole_group, capfd):
+    config = configure("transformer", tmp_path / "dit", max_steps=100_000, checkpoint_every=3)
+    reached = 0
+    for _ in range(2):  # the second time, the same command continues what the first has left
+        process = start(config)
+        wait_for_checkpoint(config, process, after=reached)
+        (os.killpg if whole_group else os.kill)(process.pid, signal.SIGTERM)
+        finish(process)
+        newest = json.loads((config.output_dir / "checkpoints" / checkpoints(config)[-1] / "run.json").read_text())
+        assert f"stopped by a signal at step {newest['step']}; the same command continues" in capfd.readouterr().out
+        assert newest["step"] > reached
+        reached = newest["step"]
+    assert not list(config.output_dir.glob(f"*/{WEIGHTS}"))
+
+
+def test_a_checkpoint_that_was_not_finished_is_not_continued(configure, tmp_path, capsys):
+    config = configure("codec", tmp_path, num_workers=0)
+    unfinished = tmp_path / "checkpoints" / "step-00000007.partial"
+    unfinished.mkdir(parents=True)
+    assert train_autoencoder.main(config)
+    assert "from step 0 of 8" in capsys.readouterr().out
+
+
+def test_only_the_newest_checkpoints_are_kept(configure, tmp_path):
+    config = configure("codec", tmp_path, num_workers=0, checkpoints_to_keep=2)
+    train_autoencoder.main(config)
+    assert checkpoints(config) == ["step-00000006", "step-00000008"]
+
+
+def test_continuing_with_another_architecture_is_an_error_that_shows_the_difference(configure, tmp_path):
+    config = configure("codec", tmp_path, num_workers=0, max_steps=2)
+    train_autoencoder.main(config)
+    other = configure("codec", tmp_path, model=config.model | {"latent_channels": 5, "embedding_dim": 8})
+    message = "trains another model: embedding_dim was 16, is 8; latent_channels was 4, is 5"
+    with pytest.raises(ValueError, match=rf"{message}.* or another --output_dir to start anew"):
+        train_autoencoder.main(other)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_before_its_checkpoint(configure, tmp_path):
+    config = configure("transformer", tmp_path, num_workers=0, learning_rate=1e30, log_every=100)
+    with pytest.raises(FloatingPointError, match=r"not finite at step \d+; the last good checkpoint is in .*checkpoi"):
+        train_latent_dit.main(config)
+    for name in checkpoints(config):
+        for tensor in load_file(config.output_dir / "checkpoints" / name / "model.safetensors").values():
+            assert tensor.isfinite().all()

@@ -64,6 +64,15 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
 
 
+def ignore_stop_signals(_worker: int) -> None:
+    """Run in data-loading processes: a signal to the whole group must not end them before the last checkpoint.
+
+    They end with the training process.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class StopSignal:
     """Turns SIGTERM and SIGINT into a flag, so that the loop can save before it ends; the second one kills."""
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from autoencoder.checkpoints import Checkpoints, StopSignal
+from autoencoder.checkpoints import Checkpoints, StopSignal, ignore_stop_signals
 from autoencoder.data_order import Batch, PositionedItems, Positions, TrainingData, seed_of
 
 NUM_BANDS = 4  # the loss is logged in so many equal parts of the time or noise range
@@ -68,7 +68,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_steps < self.max_steps:
             raise ValueError(f"warmup_steps must be below max_steps, got {self.warmup_steps} and {self.max_steps}")
-        for name in ("batch_size", "gradient_accumulation_steps", "log_every", "validate_every", "checkpoint_every"):
+        counts = ("batch_size", "gradient_accumulation_steps", "log_every", "validate_every", "checkpoint_every")
+        for name in (*counts, "checkpoints_to_keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
@@ -116,6 +117,7 @@ def batches_from(step: int, data: TrainingData, config: TrainingConfig, accelera
         batch_sampler=Positions(config.batch_size, accelerator.process_index, accelerator.num_processes, first_batch),
         num_workers=config.num_workers,
         collate_fn=items.collate,
+        worker_init_fn=ignore_stop_signals,
         pin_memory=accelerator.device.type == "cuda",
     )
     for positions, batch, skipped in loader:

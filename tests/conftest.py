@@ -74,7 +74,6 @@ def write_music(folder: Path) -> Path:
     return folder
 
 
-
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)

@@ -1,6 +1,8 @@
 """Trainings that are killed, stopped by a signal, or continued with other settings; in processes of their own."""
 
+import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -22,7 +24,13 @@ TRAININGS = ("codec", "transformer")
 def run_in_own_group(main: Callable[[TrainingConfig], Path | None], config: TrainingConfig) -> None:
     """So that a signal to the group reaches the training and its data-loading processes, and nobody else."""
     os.setpgrp()
-    main(config)
+    multiprocessing.set_start_method("fork", force=True)  # as in a script; this process has inherited another method
+    with log_of(config).open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        main(config)
+
+
+def log_of(config: TrainingConfig) -> Path:
+    return config.output_dir.with_suffix(".log")
 
 
 @pytest.fixture
@@ -108,7 +116,7 @@ def test_the_number_of_data_loading_processes_has_no_influence(training, configu
 
 
 @pytest.mark.parametrize("whole_group", [False, True])
-def test_a_signal_stops_a_training_at_the_step_it_has_reached(configure, start, tmp_path, whole_group, capfd):
+def test_a_signal_stops_a_training_at_the_step_it_has_reached(configure, start, tmp_path, whole_group):
     config = configure("transformer", tmp_path / "dit", max_steps=100_000, checkpoint_every=3)
     reached = 0
     for _ in range(2):  # the second time, the same command continues what the first has left
@@ -117,7 +125,7 @@ def test_a_signal_stops_a_training_at_the_step_it_has_reached(configure, start, 
         (os.killpg if whole_group else os.kill)(process.pid, signal.SIGTERM)
         finish(process)
         newest = json.loads((config.output_dir / "checkpoints" / checkpoints(config)[-1] / "run.json").read_text())
-        assert f"stopped by a signal at step {newest['step']}; the same command continues" in capfd.readouterr().out
+        assert f"stopped by a signal at step {newest['step']}; the same command" in log_of(config).read_text()
         assert newest["step"] > reached
         reached = newest["step"]
     assert not list(config.output_dir.glob(f"*/{WEIGHTS}"))

@@ -60,6 +60,7 @@ class Music2LatentPipeline(DiffusionPipeline):
         scheduler: FlowMatchEulerDiscreteScheduler,
     ) -> None:
         super().__init__()
+        self._guider = ClassifierFreeGuidance()  # once: each new one logs that guiders are experimental
         if autoencoder is not None and transformer is not None:
             self._check_codec(autoencoder, transformer)
         if text_encoder is not None and transformer is not None:
@@ -340,7 +341,8 @@ class Music2LatentPipeline(DiffusionPipeline):
         device, (on_step_end, callback_names) = latents.device, callback
         prompt_embeds, prompt_mask, negative_embeds, negative_mask = (tensor.to(device) for tensor in embeds)
         state = {"latents": latents, "prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_embeds}
-        guider = ClassifierFreeGuidance(guidance_scale=self._guidance_scale)
+        guider = self._guider
+        guider.guidance_scale = self._guidance_scale
         timesteps = self._set_timesteps(num_inference_steps, device)
         with self.progress_bar(total=len(timesteps)) as progress_bar:
             for step, timestep in enumerate(timesteps):

@@ -17,9 +17,11 @@ from pathlib import Path
 
 import torch
 from jsonargparse import auto_cli, set_parsing_settings
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from autoencoder import Music2LatentAutoencoder
 from autoencoder.consistency import GapSchedule
 from autoencoder.objective import ConsistencyObjective
 from latent_diffusion.objective import FlowObjective
@@ -126,9 +128,25 @@ def measure(name: str, config: BenchmarkConfig, queue: "multiprocessing.Queue[tu
     queue.put((statistics.median(times[1:]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
 
+def gigaflops(folder: Path) -> dict[str, float]:
+    """Counted cost of coding, in GFLOP per second of mono audio; nothing is computed."""
+    with torch.device("meta"), torch.no_grad():
+        model = Music2LatentAutoencoder.from_config(Music2LatentAutoencoder.load_config(folder))
+        num_frames = 100 * model.levels.frames_per_latent
+        spectrogram = torch.zeros(1, 2, model.levels.num_bins, num_frames)
+        with FlopCounterMode(display=False) as counter:
+            latents = model.encode_spectrogram(spectrogram)
+            encoded = counter.get_total_flops()
+            model.denoise(spectrogram, torch.ones(1), model.make_maps(latents))
+    seconds = num_frames * model.spectrogram.hop_length / model.config.sample_rate
+    return {"encode": encoded / seconds / 1e9, "decode": (counter.get_total_flops() - encoded) / seconds / 1e9}
+
+
 def main(config: BenchmarkConfig) -> None:
     """Measure every stage in a process of its own."""
     context = multiprocessing.get_context("spawn")
+    for name, cost in gigaflops(config.pipeline / "autoencoder").items():
+        print(f"{name}: {cost:.1f} GFLOP per second of audio")
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {config.seconds} s of audio")
     print(f"{'stage':28}{'seconds':>10}{'x real time':>13}{'peak MB':>10}")
     for name in STAGES:

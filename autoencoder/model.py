@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from autoencoder.consistency import NoiseRamp, per_item, precondition
-from autoencoder.conversion import from_original_state_dict
+from autoencoder.conversion import from_original_state_dict, read_original_checkpoint, to_original_state_dict
 from autoencoder.networks import Denoiser, Encoder, LatentDecoder, Levels, Maps, Spectrogram
 from autoencoder.noise import draw_seeds, place_noise
 from autoencoder.spectrogram import ComplexSpectrogram
@@ -122,21 +122,28 @@ class Music2LatentAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
         return (model, info) if output_loading_info else model
 
     @classmethod
-    def from_original_checkpoint(cls, path: str | Path) -> "Music2LatentAutoencoder":
+    def from_original_checkpoint(cls, path: str | Path, use_ema: bool = False) -> "Music2LatentAutoencoder":
         """Load a checkpoint in the published layout, ``{"gen_state_dict": ...}``, into the published architecture.
 
         The weights published by the authors are licensed CC BY-NC 4.0 (no commercial use), whatever our licence says.
 
+        Args:
+            path: file that ``torch.save`` wrote.
+            use_ema: take the averaged weights, which training checkpoints hold as well.
+
         Raises:
-            ValueError: the file has no ``gen_state_dict``, or a tensor is missing, unexpected or of another shape.
+            ValueError: the file cannot be read, has not the entries that are asked for, or a tensor is missing,
+                unexpected or of another shape.
         """
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(checkpoint, dict) or "gen_state_dict" not in checkpoint:
-            raise ValueError(f"{path} is not a published Music2Latent checkpoint: it has no entry 'gen_state_dict'")
+        state = read_original_checkpoint(path, use_ema)
         model = cls()
-        model.load_state_dict(from_original_state_dict(checkpoint["gen_state_dict"], model))
+        model.load_state_dict(from_original_state_dict(state, model))
         model.register_to_config(codec_id=model.fingerprint())
         return model.eval()
+
+    def to_original_state_dict(self) -> dict[str, Tensor]:
+        """The weights under the published names, in their order; the published layers without a use are zeros."""
+        return to_original_state_dict(self)
 
     @property
     def samples_per_latent(self) -> int:

@@ -5,8 +5,8 @@
     python scripts/convert_music2latent.py --autoencoder outputs/codec/autoencoder --output_dir outputs/original
 
 The first two write a folder that ``Music2LatentAutoencoder.from_pretrained`` reads (safetensors and config.json), the
-last one ``music2latent.pt`` with ``{"gen_state_dict": ...}``. Each folder gets a README.md with the licence: the weights
-published by the authors are CC BY-NC 4.0, and stay so in any format. Nothing is downloaded and nothing overwritten.
+last one ``music2latent.pt`` with ``{"gen_state_dict": ...}``. Each folder gets a README.md with the licence: the
+weights published by the authors are CC BY-NC 4.0 in any format. Nothing is downloaded and nothing is overwritten.
 """
 
 import inspect
@@ -25,7 +25,7 @@ CHECKPOINT = "music2latent.pt"
 LICENCE = (
     "The weights published by the authors of Music2Latent are licensed CC BY-NC 4.0 "
     "(https://creativecommons.org/licenses/by-nc/4.0): no commercial use, and attribution. "
-    "Converted or trained further they stay under this licence."
+    "Converted or trained further, they stay non-commercial."
 )
 SOURCE = (
     'Music2Latent: Pasini, Lattner, Fazekas, "Music2Latent: Consistency Autoencoders for Latent Audio Compression", '
@@ -90,7 +90,7 @@ def to_original(autoencoder: Path, output_dir: Path) -> None:
     changes = changed_settings(model)
     architecture = "The settings are the published ones."
     if changes:
-        architecture = f"Not the published settings, so code must be told to load it: {changes}."
+        architecture = f"Not the published architecture: whatever reads the file must be given the settings {changes}."
         print(architecture)
     card = f"""# Music2Latent, published layout
 
@@ -116,11 +116,12 @@ def main(config: ConversionConfig) -> Path:
     """Convert. Returns the folder that was written.
 
     Raises:
-        ValueError: the output folder is in use, or the input is not what it should be.
+        FileExistsError: the output folder is not empty.
+        ValueError: the input is not what it should be.
     """
     output_dir = config.output_dir
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ValueError(f"{output_dir} is there already and not an empty folder: remove it or name another output_dir")
+        raise FileExistsError(f"output_dir {output_dir} is not empty; delete it or name another folder")
     if config.checkpoint:
         from_original(config.checkpoint, output_dir, config.use_ema)
     elif config.autoencoder:

@@ -1,7 +1,6 @@
 """The codec's public interface, on a tiny one."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ from safetensors.torch import load_file, save_file
 
 from autoencoder import Music2LatentAutoencoder
 from autoencoder.consistency import GapSchedule
-from autoencoder.conversion import from_original_state_dict, original_names
 from autoencoder.noise import place_noise
 from autoencoder.objective import ConsistencyObjective
 from tests.conftest import TINY_CODEC, tone
@@ -159,53 +157,6 @@ def test_half_precision_runs_and_stays_close(codec: Music2LatentAutoencoder) -> 
     assert codec.encode(waveform).dtype == torch.bfloat16
     assert (codec.encode(waveform).float() - latents).abs().mean() < 0.1 * latents.abs().mean()
     assert codec.decode(latents).dtype == torch.float32
-
-
-def original_state(codec: Music2LatentAutoencoder) -> dict[str, torch.Tensor]:
-    names = original_names(codec)
-    state = {names[name]: tensor.clone() for name, tensor in codec.state_dict().items()}
-    return state | {"decoder.bottleneck_layers.0.proj_emb.weight": torch.ones(3)}
-
-
-def test_the_published_layout_is_read_and_its_unused_tensors_dropped(codec: Music2LatentAutoencoder) -> None:
-    back = from_original_state_dict(original_state(codec), codec)
-    for name, tensor in codec.state_dict().items():
-        torch.testing.assert_close(back[name], tensor, rtol=0, atol=0)
-
-
-def _drop(state: dict[str, torch.Tensor]) -> None:
-    del state["emb_proj.0.weight"]
-
-
-def _add(state: dict[str, torch.Tensor]) -> None:
-    state["decoder.surprise"] = torch.ones(1)
-
-
-def _reshape(state: dict[str, torch.Tensor]) -> None:
-    state["conv_out.bias"] = torch.ones(7)
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (_drop, r"missing \['emb_proj\.0\.weight'\]"),
-        (_add, r"unexpected \['decoder\.surprise'\]"),
-        (_reshape, r"misshapen \['conv_out\.bias is \(7,\) instead of \(2,\)'\]"),
-    ],
-)
-def test_a_damaged_published_state_dict_is_named(
-    codec: Music2LatentAutoencoder, damage: Callable[[dict], None], message: str
-) -> None:
-    state = original_state(codec)
-    damage(state)
-    with pytest.raises(ValueError, match=message):
-        from_original_state_dict(state, codec)
-
-
-def test_a_file_that_is_no_published_checkpoint_is_refused(tmp_path: Path) -> None:
-    torch.save({"model": {}}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="no entry 'gen_state_dict'"):
-        Music2LatentAutoencoder.from_original_checkpoint(tmp_path / "other.pt")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import AutoencoderMixin, DecoderOutput
 from diffusers.models.modeling_utils import ModelMixin
@@ -274,10 +273,15 @@ class Music2LatentAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
     def _padded_spectrogram(
         self, waveform: Float[Tensor, "batch channels samples"]
     ) -> Float[Tensor, "items 2 bins frames"]:
-        """Spectrogram of all channels, padded so that every sample lies under the full number of frames."""
+        """Spectrogram of all channels, padded so that every sample lies under the full number of frames.
+
+        The padding is a reflection, as often as needed: a cut to silence would dominate the first and last latents.
+        """
         overlap, num_samples = self.spectrogram.overlap, waveform.shape[-1]
         end = self.num_latent_frames(num_samples) * self.samples_per_latent
-        return self.spectrogram(F.pad(waveform.flatten(0, 1), (overlap, end - num_samples)))
+        period = max(2 * (num_samples - 1), 1)
+        place = torch.arange(-overlap, end, device=waveform.device) % period
+        return self.spectrogram(waveform.flatten(0, 1)[:, torch.minimum(place, period - place)])
 
     def _encode(self, waveform: Float[Tensor, "batch channels samples"]) -> Float[Tensor, "items l t"]:
         return self.encode_spectrogram(self._padded_spectrogram(waveform))

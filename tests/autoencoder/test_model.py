@@ -203,3 +203,10 @@ def test_the_config_file_describes_the_model(codec: Music2LatentAutoencoder, tmp
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["channels"] == [4, 8, 8]
     assert config["sample_rate"] == 44_100
+
+
+def test_audio_is_padded_by_reflection(codec: Music2LatentAutoencoder) -> None:
+    waveform = tone(300.0, 0.2)[None, :, :5000]
+    overlap, end = codec.spectrogram.overlap, codec.num_latent_frames(5000) * codec.samples_per_latent
+    padded = torch.nn.functional.pad(waveform, (overlap, end - 5000), mode="reflect")
+    torch.testing.assert_close(codec.encode(waveform), codec.encode_spectrogram(codec.spectrogram(padded[0])))

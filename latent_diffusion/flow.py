@@ -34,7 +34,7 @@ def velocity(
     return noise - x0
 
 
-def logit_normal(normal: Float[Tensor, " batch"], mean: float = 0.0, std: float = 1.0) -> Float[Tensor, " batch"]:
+def logit_normal(normal: Float[Tensor, " batch"], mean: float, std: float) -> Float[Tensor, " batch"]:
     """Turn unit Gaussian numbers into times, most in the middle where prediction is hardest (SD3 sec. 3.1)."""
     return torch.sigmoid(mean + std * normal)
 

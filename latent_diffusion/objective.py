@@ -30,6 +30,8 @@ class FlowObjective(nn.Module):
         text_dropout: float = 0.1,
         number_dropout: float = 0.3,
         context_probability: float = 0.2,
+        time_mean: float = 0.0,
+        time_std: float = 1.0,
     ) -> None:
         super().__init__()
         self.model = model
@@ -38,6 +40,7 @@ class FlowObjective(nn.Module):
         self.text_dropout = text_dropout
         self.number_dropout = number_dropout
         self.context_probability = context_probability
+        self.time_mean, self.time_std = time_mean, time_std
 
     def forward(
         self, batch: dict[str, Tensor], generators: Sequence[torch.Generator], progress: float
@@ -52,7 +55,8 @@ class FlowObjective(nn.Module):
         mask = batch["mask"]
         x0 = self.model.normalize(batch["latents"]) * mask[:, None]
         draws = torch.stack([torch.rand(13, generator=one, device=x0.device) for one in generators])
-        t = logit_normal(randn_tensor((len(x0), 1), generator=list(generators), device=x0.device)[:, 0])
+        normal = randn_tensor((len(x0), 1), generator=list(generators), device=x0.device)[:, 0]
+        t = logit_normal(normal, self.time_mean, self.time_std)
         noise = self._noise(x0, generators)
         context_mask = random_context_mask(draws[:, 5:], mask.sum(1), mask.shape[1])
         context_mask = context_mask * (draws[:, 0] < self.context_probability)[:, None, None]

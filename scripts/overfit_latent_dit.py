@@ -27,9 +27,14 @@ from autoencoder.training import Task, Validation, fit
 from latent_diffusion import LatentDiT
 from latent_diffusion.conditions import key_index
 from latent_diffusion.data import LatentClips, LatentItem
-from latent_diffusion.objective import FlowObjective
 from latent_diffusion.text import load_text_encoder
-from scripts.train_latent_dit import LatentDiTTrainingConfig, build_model, embed_captions, parameter_groups
+from scripts.train_latent_dit import (
+    LatentDiTTrainingConfig,
+    build_model,
+    build_objective,
+    embed_captions,
+    parameter_groups,
+)
 
 NUM_STEPS = 25
 
@@ -140,7 +145,7 @@ def main(config: OverfitConfig) -> dict[str, int]:
 
     groups = parameter_groups(model, config.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.adam_beta2))
-    objective = FlowObjective(model, data.embeddings[""].float())
+    objective = build_objective(config, model, data)
     fit(Task(model, objective, optimizer, data, validate, finish), config)
     return {kind: num_right(matrix) for kind, matrix in matrices.items()}
 

@@ -54,6 +54,10 @@ class LatentDiTTrainingConfig(TrainingConfig):
     """The first so many held-out clips are used."""
     validation_prompts: list[str] = field(default_factory=lambda: ["lofi piano beat", "ambient pads", "techno"])
     """Rendered at every validation with fixed seeds."""
+    time_mean: float = 0.0
+    """Centre of the logit-normal times: above 0 trains more on noise, where a sample is begun."""
+    time_std: float = 1.0
+    """Their spread."""
     weight_decay: float = 0.01
     """Of AdamW, on matrices only."""
     model: dict[str, Any] = field(default_factory=dict)
@@ -74,6 +78,12 @@ def build_model(config: LatentDiTTrainingConfig, data: LatentClips, text_encoder
         text_encoder=config.text_encoder,
         **config.model,
     )
+
+
+def build_objective(config: LatentDiTTrainingConfig, model: LatentDiT, data: LatentClips) -> FlowObjective:
+    """Loss with the run's settings."""
+    empty_prompt = data.embeddings[""].float()
+    return FlowObjective(model, empty_prompt, time_mean=config.time_mean, time_std=config.time_std)
 
 
 def embed_captions(
@@ -140,7 +150,7 @@ def main(config: LatentDiTTrainingConfig) -> Path | None:
     held_out.embeddings = embed_captions(held_out.captions, tokenizer, text_encoder)
     model = build_model(config, data, text_encoder)
     held_out.max_frames = model.config.max_frames  # no clip to train on may be as long as a held-out one
-    objective = FlowObjective(model, data.embeddings[""].float())
+    objective = build_objective(config, model, data)
     pipeline = Music2LatentPipeline(codec, model, text_encoder, tokenizer, FlowMatchEulerDiscreteScheduler())
 
     def validate(step: int) -> Validation:

@@ -73,12 +73,14 @@ def test_the_loss_is_computed_in_float32(x0, noise):
 
 
 def test_times_lie_strictly_between_the_ends_with_the_median_in_the_middle():
-    t = logit_normal(torch.randn(20_001))
+    t = logit_normal(torch.randn(20_001), mean=0.0, std=1.0)
     assert t.min() > 0
     assert t.max() < 1
     assert t.median().item() == pytest.approx(0.5, abs=0.01)
-    assert logit_normal(torch.zeros(1)).item() == 0.5
+    assert logit_normal(torch.zeros(1), mean=0.0, std=1.0).item() == 0.5
 
 
 def test_the_mean_of_the_times_can_be_moved_towards_noise():
-    assert logit_normal(torch.zeros(1), mean=1.0).item() == pytest.approx(torch.sigmoid(torch.tensor(1.0)).item())
+    assert logit_normal(torch.zeros(1), mean=1.0, std=1.0).item() == pytest.approx(
+        torch.sigmoid(torch.tensor(1.0)).item()
+    )

@@ -74,6 +74,29 @@ class ConditionEmbedding(nn.Module):
         return self.time(timestep) + tokens.sum(dim=1), tokens
 
 
+class PositionEmbedding(nn.Module):
+    """Where each frame stands in the piece: seconds since its start and seconds to its end, zero where not given.
+
+    Rotary attention sees distances only. Without this a piece could neither begin nor end, and from pure noise no
+    frame could know its place. Frames without a position (a loop has none) are treated alike.
+    """
+
+    def __init__(self, width: int, num_features: int = 128) -> None:
+        super().__init__()
+        # the fastest sine turns by 1.5 radian from frame to frame, the slowest once in an hour
+        self.features = Timesteps(num_features, flip_sin_to_cos=True, downscale_freq_shift=0, scale=16.0)
+        self.proj = Float32Linear(2 * num_features, width, bias=False)
+
+    def forward(
+        self, positions: Float[Tensor, "batch frames"], duration: PerItem
+    ) -> Float[Tensor, "batch frames width"]:
+        given = positions >= 0
+        remaining = torch.where(duration[:, None] > 0, duration[:, None] - positions, 0.0)
+        pair = torch.stack([positions, remaining], dim=-1)
+        features = self.features(pair.float().flatten()).unflatten(0, pair.shape).flatten(2)
+        return self.proj(features * given[..., None])
+
+
 class RotaryEmbedding(nn.Module):
     """Cosines and sines of RoPE for each frame, always in float32 and made anew, so no cast can spoil them.
 

@@ -16,8 +16,8 @@ class FlowObjective(nn.Module):
     """Rectified-flow loss on a batch of latents, with every condition dropped at random per item.
 
     What guidance leaves out is left out together: ``unconditional_probability`` replaces the text by the empty prompt
-    and forgets tempo and key. Text, tempo and key are also dropped one by one, so that each can be asked for alone. A
-    dropped condition is fed as its null embedding, so that every parameter takes part in every step.
+    and forgets tempo and key. Text, tempo, key and positions are also dropped one by one, so that each can be asked
+    for alone. A dropped condition is fed as its null embedding, so that every parameter takes part in every step.
     """
 
     empty_prompt: Tensor
@@ -30,6 +30,7 @@ class FlowObjective(nn.Module):
         text_dropout: float = 0.1,
         number_dropout: float = 0.3,
         context_probability: float = 0.2,
+        position_dropout: float = 0.1,
         time_mean: float = 0.0,
         time_std: float = 1.0,
     ) -> None:
@@ -40,6 +41,7 @@ class FlowObjective(nn.Module):
         self.text_dropout = text_dropout
         self.number_dropout = number_dropout
         self.context_probability = context_probability
+        self.position_dropout = position_dropout
         self.time_mean, self.time_std = time_mean, time_std
 
     def forward(
@@ -54,16 +56,18 @@ class FlowObjective(nn.Module):
         """
         mask = batch["mask"]
         x0 = self.model.normalize(batch["latents"]) * mask[:, None]
-        draws = torch.stack([torch.rand(13, generator=one, device=x0.device) for one in generators])
+        draws = torch.stack([torch.rand(14, generator=one, device=x0.device) for one in generators])
         normal = randn_tensor((len(x0), 1), generator=list(generators), device=x0.device)[:, 0]
         t = logit_normal(normal, self.time_mean, self.time_std)
         noise = self._noise(x0, generators)
-        context_mask = random_context_mask(draws[:, 5:], mask.sum(1), mask.shape[1])
+        context_mask = random_context_mask(draws[:, 6:], mask.sum(1), mask.shape[1])
         context_mask = context_mask * (draws[:, 0] < self.context_probability)[:, None, None]
         unconditional = draws[:, 1] < self.unconditional_probability
         text, text_mask = self._drop_text(batch, unconditional | (draws[:, 2] < self.text_dropout))
         no_tempo = unconditional | (draws[:, 3] < self.number_dropout)
         no_key = unconditional | (draws[:, 4] < self.number_dropout)
+        positions = torch.arange(mask.shape[1], device=x0.device) / self.model.config.latent_rate
+        positions = torch.where(draws[:, 5, None] < self.position_dropout, -1.0, positions)
         predicted = self.model(
             interpolate(x0, noise, t),
             t,
@@ -74,6 +78,7 @@ class FlowObjective(nn.Module):
             key=torch.where(no_key, NO_KEY, batch["key"]),
             context_latents=x0 * context_mask,
             context_mask=context_mask,
+            positions=positions,
             attention_mask=mask,
             return_dict=False,
         )[0]

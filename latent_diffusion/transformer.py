@@ -36,7 +36,14 @@ from diffusers.utils import apply_lora_scale
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from latent_diffusion.embeddings import ConditionEmbedding, Float32Linear, PerItem, RotaryEmbedding, RotaryTable
+from latent_diffusion.embeddings import (
+    ConditionEmbedding,
+    Float32Linear,
+    PerItem,
+    PositionEmbedding,
+    RotaryEmbedding,
+    RotaryTable,
+)
 
 
 class LatentAttnProcessor:
@@ -172,8 +179,8 @@ class LatentDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, Attention
     _supports_gradient_checkpointing = True
     _no_split_modules: ClassVar = ["LatentDiTBlock"]
     _repeated_blocks: ClassVar = ["LatentDiTBlock"]
-    _skip_layerwise_casting_patterns: ClassVar = ["proj_in", "context_in", "norm"]
-    _keep_in_fp32_modules: ClassVar = ["condition_embed", "modulation", "scale_shift_table"]
+    _skip_layerwise_casting_patterns: ClassVar = ["proj_in", "context_in", "position_embed", "norm"]
+    _keep_in_fp32_modules: ClassVar = ["condition_embed", "position_embed", "modulation", "scale_shift_table"]
     _cp_plan: ClassVar = {
         "rope": {index: ContextParallelInput(split_dim=0, expected_dims=2, split_output=True) for index in (0, 1)},
         "transformer_blocks.0": {"hidden_states": ContextParallelInput(split_dim=1, expected_dims=3)},
@@ -212,6 +219,7 @@ class LatentDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, Attention
         self.text_norm = RMSNorm(width, eps=1e-6)
         self.proj_in = nn.Linear(in_channels, width)
         self.context_in = nn.Linear(in_channels + 1, width, bias=False)
+        self.position_embed = PositionEmbedding(width)
         self.rope = RotaryEmbedding(attention_head_dim, rope_theta)
         self.transformer_blocks = nn.ModuleList(
             [LatentDiTBlock(width, attention_head_dim, mlp_ratio) for _ in range(num_layers)]
@@ -244,7 +252,7 @@ class LatentDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, Attention
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.condition_embed.key.weight, std=0.02)
-        for layer in (self.modulation, self.context_in, self.norm_out.linear, self.proj_out):
+        for layer in (self.modulation, self.context_in, self.position_embed.proj, self.norm_out.linear, self.proj_out):
             nn.init.zeros_(layer.weight)
 
     def normalize(self, latents: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch channels frames"]:
@@ -276,6 +284,7 @@ class LatentDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, Attention
         key: Int[Tensor, "batch"] | None = None,
         context_latents: Float[Tensor, "batch channels frames"] | None = None,
         context_mask: Float[Tensor, "batch 1 frames"] | None = None,
+        positions: Float[Tensor, "batch frames"] | None = None,
         attention_mask: Bool[Tensor, "batch frames"] | None = None,
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
@@ -292,6 +301,8 @@ class LatentDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, Attention
             key: musical key, 0 to 23; 24 where not given.
             context_latents: clean normalised latents to keep; ignored where ``context_mask`` is 0.
             context_mask: 1 for frames to keep, 0 for frames to generate.
+            positions: seconds of each frame since the start of the piece; negative where not given. None counts the
+                frames from 0.
             attention_mask: True for real frames, False for padding. None when nothing is padded, which is faster.
             attention_kwargs: ``{"scale": float}`` weighs the loaded LoRA.
             return_dict: False returns the tuple ``(velocity,)``.
@@ -316,6 +327,7 @@ class LatentDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, Attention
             attention_mask = attention_mask[:, None, None]
 
         x = self.proj_in(hidden_states.mT) + self._embed_context(hidden_states, context_latents, context_mask)
+        x = x + self._embed_positions(hidden_states, positions, duration).to(x.dtype)
         rotary_emb = self.rope(x)
         for block in self.transformer_blocks:
             inputs = (x, tokens, modulation, rotary_emb, attention_mask, encoder_attention_mask)
@@ -326,6 +338,14 @@ class LatentDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, Attention
 
         velocity = self.proj_out(self.norm_out(x, temb)).mT
         return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)
+
+    def _embed_positions(self, latents: Tensor, positions: Tensor | None, duration: Tensor | None) -> Tensor:
+        if positions is None:
+            frames = torch.arange(latents.shape[2], dtype=torch.float32, device=latents.device)
+            positions = (frames / self.config.latent_rate).expand(len(latents), -1)
+        if duration is None:
+            duration = torch.zeros(len(latents), device=latents.device)
+        return self.position_embed(positions, duration)
 
     def _embed_context(self, latents: Tensor, context_latents: Tensor | None, context_mask: Tensor | None) -> Tensor:
         if context_latents is not None and context_mask is not None:

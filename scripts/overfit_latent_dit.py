@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from autoencoder.training import Task, Validation, fit
 from latent_diffusion import LatentDiT
 from latent_diffusion.conditions import key_index
-from latent_diffusion.data import LatentClips, LatentItem
+from latent_diffusion.data import LatentClips, LatentItem, LatentStatistics
 from latent_diffusion.text import load_text_encoder
 from scripts.train_latent_dit import (
     LatentDiTTrainingConfig,
@@ -47,14 +47,17 @@ class OverfitConfig(LatentDiTTrainingConfig):
     """Unused: the clips themselves are what is compared."""
     num_clips: int = 8
     """Clips to learn."""
+    trim_frames: int = 4
+    """Latent frames left out at both ends of a clip, which a hardly trained codec distorts."""
 
 
-def distinct_clips(items: list[LatentItem], num_clips: int) -> list[LatentItem]:
-    """The first clips that all differ in tempo and in key, with one caption each and equally long."""
+def distinct_clips(items: list[LatentItem], num_clips: int, trim_frames: int) -> list[LatentItem]:
+    """The first clips that all differ in tempo and in key, with one caption each and without their ends."""
     chosen: list[LatentItem] = []
     for item in items:
         if item.tempo and item.key and not any(item.tempo == one.tempo or item.key == one.key for one in chosen):
-            chosen.append(replace(item, captions=item.captions[:1]))
+            latents = item.latents[:, trim_frames:-trim_frames]
+            chosen.append(replace(item, latents=latents, captions=item.captions[:1]))
     if len(chosen) < num_clips:
         raise ValueError(f"found only {len(chosen)} clips that differ in tempo and key, {num_clips} are needed")
     return chosen[:num_clips]
@@ -127,7 +130,8 @@ def main(config: OverfitConfig) -> dict[str, int]:
     """Train and return how many requests of each kind were answered with the right clip."""
     torch.manual_seed(config.seed)
     data = LatentClips(config.data_dir, max_frames=round(config.max_seconds * 11))
-    data.items = distinct_clips(data.items, config.num_clips)
+    data.items = distinct_clips(data.items, config.num_clips, config.trim_frames)
+    data.statistics = LatentStatistics.of([item.latents for item in data.items])
     tokenizer, text_encoder = load_text_encoder(config.text_encoder)
     data.embeddings = embed_captions(data.captions, tokenizer, text_encoder)
     model = build_model(config, data, text_encoder)

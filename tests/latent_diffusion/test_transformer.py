@@ -204,11 +204,30 @@ def test_save_and_load_gives_the_same_velocity(model, inputs, conditions, tmp_pa
 def test_conditions_stay_float32_in_a_bfloat16_model(model, inputs, conditions, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = LatentDiT.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
-    islands = ("condition_embed.", "modulation.", "scale_shift_table")
+    islands = ("condition_embed.", "position_embed.", "modulation.", "scale_shift_table")
     for name, parameter in loaded.named_parameters():
         expected = torch.float32 if any(island in name for island in islands) else torch.bfloat16
         assert parameter.dtype == expected, name
         assert_close(parameter, model.get_parameter(name).to(expected), rtol=0, atol=0)
+
+
+def test_frames_count_from_the_start_where_no_positions_are_given(model, inputs, conditions):
+    counted = (torch.arange(FRAMES) / model.config.latent_rate).expand(2, -1)
+    expected = model(**inputs, **conditions).sample
+    assert_close(model(**inputs, **conditions, positions=counted).sample, expected)
+    assert not torch.equal(model(**inputs, **conditions, positions=counted + 1).sample, expected)
+
+
+def test_the_time_that_remains_matters(model, inputs):
+    positions = torch.zeros(2, FRAMES)
+    duration = torch.tensor([10.0, 20.0])
+    embedded = model.position_embed(positions, duration)
+    assert (embedded[0] - embedded[1]).abs().max() > 0.01
+
+
+def test_frames_without_positions_are_treated_alike(model):
+    embedded = model.position_embed(torch.full((2, FRAMES), -1.0), torch.tensor([10.0, 20.0]))
+    assert_close(embedded, torch.zeros_like(embedded))
 
 
 @pytest.mark.parametrize("cast", ["load", "to"])

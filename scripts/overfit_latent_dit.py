@@ -139,7 +139,7 @@ def main(config: OverfitConfig) -> dict[str, int]:
 
     def validate(step: int) -> Validation:
         matrices.update(judge(model, data))
-        return Validation(scalars={f"right by {kind}": num_right(matrix) for kind, matrix in matrices.items()})
+        return Validation(scalars={f"right by {kind}": float(num_right(matrix)) for kind, matrix in matrices.items()})
 
     def finish() -> Path:
         draw(matrices).savefig(config.output_dir / "matrices.png")

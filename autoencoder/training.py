@@ -1,5 +1,6 @@
 """The training loop, shared by the two training scripts. One step is one optimiser step, whatever the processes."""
 
+import json
 import math
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import yaml
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
 from diffusers.models.modeling_utils import ModelMixin
@@ -160,6 +162,12 @@ def loss_by_band(losses: Tensor, levels: Tensor) -> dict[str, float]:
     }
 
 
+def save_config(config: TrainingConfig) -> None:
+    """Write ``output_dir/config.yaml``: given as ``--config`` it repeats the run."""
+    values = json.loads(json.dumps(asdict(config), default=str))
+    (config.output_dir / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+
 def fit(task: Task, config: TrainingConfig) -> Path | None:
     """Train until ``max_steps``, continuing the run found in ``output_dir``.
 
@@ -188,7 +196,9 @@ def fit(task: Task, config: TrainingConfig) -> Path | None:
     checkpoints = Checkpoints(accelerator, folder, dict(task.model.config), config.checkpoints_to_keep)
     step = checkpoints.resume()
     accelerator.init_trackers("training")
-    accelerator.print(f"from step {step} of {config.max_steps} on {accelerator.device}; {_flat(config)}")
+    accelerator.print(f"from step {step} of {config.max_steps} on {accelerator.device}")
+    if accelerator.is_main_process:
+        save_config(config)
     stop = StopSignal()
     try:
         finished = _loop(accelerator, task, config, ema, checkpoints, step, stop)
@@ -283,7 +293,3 @@ def _report(accelerator: Accelerator, validation: Validation, step: int) -> None
                 tracker.writer.add_audio(name, samples, step, sample_rate)
             for name, figure in validation.figures.items():
                 tracker.writer.add_figure(name, figure, step)
-
-
-def _flat(config: TrainingConfig) -> str:
-    return ", ".join(f"{key}={value}" for key, value in asdict(config).items())

@@ -61,9 +61,6 @@ def flat(values: Callable[[int], float]) -> State:
     return {name: torch.tensor(values(k)).expand(shape) for k, (name, shape) in enumerate(SHAPES.items())}
 
 
-# --- there and back
-
-
 def test_names_their_order_and_shapes_are_the_published_ones(published: Music2LatentAutoencoder) -> None:
     exported = published.to_original_state_dict()
     assert [(name, tuple(tensor.shape)) for name, tensor in exported.items()] == list(SHAPES.items())
@@ -99,9 +96,6 @@ def test_a_checkpoint_becomes_a_codec_with_its_fingerprint(tmp_path: Path) -> No
     assert not loaded.training
     assert loaded.config.codec_id == loaded.fingerprint()
     assert_close(loaded.denoiser.conv_out.bias[0], original["conv_out.bias"][0], rtol=0, atol=0)
-
-
-# --- averaged weights
 
 
 def test_the_averaged_weights_are_taken_when_asked_for(tmp_path: Path) -> None:
@@ -146,9 +140,6 @@ def test_a_misshapen_averaged_tensor_is_named(training_checkpoint: dict, state: 
     message = r"do not follow the order of gen_state_dict: misshapen \['conv_out\.bias is \(7,\) instead of \(2,\)'\]"
     with pytest.raises(ValueError, match=message):
         read_original_checkpoint(save(training_checkpoint, tmp_path), use_ema=True)
-
-
-# --- what cannot be read
 
 
 @pytest.mark.parametrize(

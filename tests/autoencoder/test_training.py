@@ -20,9 +20,6 @@ CONFIG = TrainingConfig(
 )
 
 
-# --- learning rate
-
-
 def test_the_learning_rate_warms_up_in_equal_steps():
     rates = [learning_rate_at(step, CONFIG) for step in range(10)]
     assert rates == pytest.approx([1e-4 * (k + 1) for k in range(10)])
@@ -52,9 +49,6 @@ def test_the_learning_rate_never_rises_after_the_warm_up():
 def test_impossible_settings_are_an_error_with_their_values(settings, message):
     with pytest.raises(ValueError, match=message):
         TrainingConfig(**({"output_dir": Path(), "max_steps": 110, "warmup_steps": 10} | settings))
-
-
-# --- data order
 
 
 class Numbers:
@@ -150,9 +144,6 @@ def test_seeds_of_neighbouring_numbers_differ():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-# --- loss by noise level
-
-
 def test_the_loss_is_averaged_in_each_part_of_the_range():
     losses, levels = torch.tensor([1.0, 3.0, 5.0, 7.0]), torch.tensor([0.0, 0.1, 0.6, 1.0])
     assert loss_by_band(losses, levels) == {
@@ -160,9 +151,6 @@ def test_the_loss_is_averaged_in_each_part_of_the_range():
         "loss/level 0.50-0.75": 5.0,
         "loss/level 0.75-1.00": 7.0,
     }
-
-
-# --- checkpoints
 
 
 @pytest.fixture
@@ -206,9 +194,6 @@ def test_a_checkpoint_of_another_architecture_is_an_error_that_shows_the_differe
     other = Checkpoints(Accelerator(cpu=True), tmp_path, {"width": 16, "depth": 2}, num_kept=2)
     with pytest.raises(ValueError, match="another model: depth was None, is 2; width was 8, is 16"):
         other.resume()
-
-
-# --- the signal to stop
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

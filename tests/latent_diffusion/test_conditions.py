@@ -53,9 +53,6 @@ def test_a_tempo_out_of_range_is_an_error_that_shows_it(tempo):
         tempo_value(tempo)
 
 
-# --- context masks
-
-
 def masks(uniform: torch.Tensor, lengths: list[int] | None = None) -> torch.Tensor:
     """Kept frames, (batch, frames) of 0 and 1."""
     lengths = torch.tensor([NUM_FRAMES] * len(uniform) if lengths is None else lengths)

@@ -42,9 +42,6 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# --- shards
-
-
 def test_a_shard_comes_back_as_it_was_written(tmp_path):
     write_shard(tmp_path / "latents-00000.safetensors", ITEMS, CODEC)
     items, codec = read_shard(tmp_path / "latents-00000.safetensors")
@@ -82,9 +79,6 @@ def test_a_file_that_is_no_shard_is_an_error_that_names_it(tmp_path, content):
         read_shard(path)
 
 
-# --- statistics
-
-
 def test_statistics_are_those_of_all_frames():
     statistics = LatentStatistics.of([one.latents for one in ITEMS])
     everything = np.concatenate([one.latents.numpy().astype(np.float64) for one in ITEMS], axis=1)
@@ -101,9 +95,6 @@ def test_statistics_come_back_as_they_were_saved(tmp_path):
     statistics = LatentStatistics.of([one.latents for one in ITEMS])
     statistics.save(tmp_path)
     assert LatentStatistics.load(tmp_path) == statistics
-
-
-# --- a set
 
 
 def test_a_set_holds_the_items_of_all_shards_in_order(clips):
@@ -131,9 +122,6 @@ def test_missing_statistics_are_an_error_that_says_what_to_run(folder):
 def test_a_folder_without_shards_is_an_error_that_says_what_to_run(tmp_path):
     with pytest.raises(ValueError, match=r"found no latents-\*\.safetensors in .*scripts/encode_dataset\.py"):
         LatentClips(tmp_path, max_frames=6)
-
-
-# --- drawing
 
 
 def test_a_draw_is_a_function_of_index_and_generator(clips):
@@ -172,9 +160,6 @@ def test_latents_that_are_not_finite_are_an_error_that_names_the_clip(clips):
     clips.items[1].latents[0] = float("nan")
     with pytest.raises(ValueError, match=r"the latents of b\.wav hold NaN"):
         clips.draw(1, seeded())
-
-
-# --- batches
 
 
 def test_a_batch_is_padded_with_zeros_and_says_so(clips):

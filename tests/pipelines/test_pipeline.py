@@ -40,9 +40,6 @@ def assert_differ(actual: Tensor, expected: Tensor) -> None:
     assert (actual - expected).abs().max() > 1e-3
 
 
-# --- lengths and types
-
-
 @pytest.mark.parametrize("seconds", [1 / 44_100, 0.01, 0.123456, 0.5, 1.0])
 def test_audio_has_exactly_the_length_asked_for(pipeline, seconds):
     assert generate(pipeline, audio_length_in_s=seconds).shape == (1, 1, round(seconds * 44_100))
@@ -105,9 +102,6 @@ def test_weights_collect_no_gradients_during_a_call(pipeline):
     assert not generate(pipeline).requires_grad
 
 
-# --- seeds
-
-
 def test_the_same_seed_gives_the_same_audio_bit_for_bit(pipeline):
     assert_close(generate(pipeline, generator=seeded(5)), generate(pipeline, generator=seeded(5)), rtol=0, atol=0)
 
@@ -123,9 +117,6 @@ def test_without_a_generator_the_global_seed_decides(pipeline):
     assert_differ(generate(pipeline, generator=None), first)
     torch.manual_seed(1)
     assert_close(generate(pipeline, generator=None), first, rtol=0, atol=0)
-
-
-# --- batches
 
 
 def test_a_batch_equals_single_calls(pipeline):
@@ -168,9 +159,6 @@ def test_negative_prompts_are_paired_with_their_prompts(pipeline):
         generate_latents(pipeline, prompts[k], negative_prompt=negatives[k], generator=seeded(k)) for k in range(2)
     ]
     assert_close(together, torch.cat(alone), rtol=0, atol=1e-4)
-
-
-# --- conditions
 
 
 def test_the_prompt_changes_the_music(pipeline):
@@ -246,9 +234,6 @@ def test_the_starting_noise_can_be_given(pipeline):
     assert_differ(generate_latents(pipeline, latents=-noise), first)
 
 
-# --- callbacks
-
-
 def test_the_callback_sees_steps_timesteps_and_named_tensors(pipeline):
     seen = []
     names = ("latents", "prompt_embeds", "negative_prompt_embeds")
@@ -303,9 +288,6 @@ def test_progress_can_be_read_from_a_callback(pipeline):
     generate(pipeline, callback_on_step_end=read, guidance_scale=3.0)
     assert progress == [(2, 1000.0, 3.0), (2, 500.0, 3.0)]
     assert pipeline.current_timestep is None
-
-
-# --- schedulers and precision
 
 
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}

@@ -117,9 +117,6 @@ def test_each_part_can_be_loaded_in_its_own_precision(folder):
     assert np.isfinite(generate(loaded)).all()
 
 
-# --- writing the result
-
-
 def output(num_pieces: int, channels: int = 1) -> Music2LatentPipelineOutput:
     pieces = [tone(200 * (k + 1), 0.1, channels=channels) for k in range(num_pieces)]
     return Music2LatentPipelineOutput(audio=torch.stack(pieces).numpy(), sample_rate=44_100)

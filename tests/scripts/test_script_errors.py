@@ -13,8 +13,6 @@ from scripts import encode_dataset, generate, train_autoencoder, train_latent_di
 from tests.conftest import SAMPLE_RATE, TINY_CODEC, tone, write_music
 from tests.scripts.conftest import codec_config, dit_config, encoding_config
 
-# --- audio that cannot be used
-
 
 def spoil(folder: Path) -> set[str]:
     """Add one file for each thing that can be wrong with audio; return the names of those that show it."""
@@ -78,9 +76,6 @@ def test_nothing_to_encode_is_an_error(chain, tmp_path):
         encode_dataset.main(encoding_config(music, chain.codec, tmp_path / "latents"))
 
 
-# --- folders and metadata
-
-
 @pytest.mark.parametrize("name", ["missing", "empty"])
 def test_a_folder_without_audio_is_an_error_that_names_it(chain, tmp_path, name):
     (tmp_path / "empty").mkdir()
@@ -136,9 +131,6 @@ def test_a_folder_that_holds_latents_already_is_an_error(chain):
         encode_dataset.main(config)
 
 
-# --- channels
-
-
 @pytest.fixture
 def stereo(tmp_path):
     music = write_music(tmp_path / "music") / "train"
@@ -164,9 +156,6 @@ def test_stereo_files_can_be_mixed_down_or_kept(chain, stereo, tmp_path, setting
 def test_mixing_down_to_stereo_is_an_error():
     with pytest.raises(ValueError, match="mix_down makes mono, so it needs channels=1, got channels=2"):
         encoding_config(Path(), Path(), Path(), mix_down=True, channels=2)
-
-
-# --- parts that do not belong together
 
 
 def test_latents_of_another_codec_are_an_error_that_names_both(chain, text_encoder_dir, tmp_path):

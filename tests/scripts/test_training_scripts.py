@@ -22,7 +22,6 @@ from tests.conftest import SAMPLE_RATE, tone, write_music
 from tests.scripts.conftest import WEIGHTS, codec_config, dit_config, encoding_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "scripts" / "configs").glob("*.yaml"))
-# --- what the scripts make
 
 
 def test_the_chain_ends_with_music(chain):
@@ -107,9 +106,6 @@ def test_held_out_clips_may_be_longer_than_all_others(chain, text_encoder_dir, t
     assert train_latent_dit.main(config)
 
 
-# --- configurations
-
-
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_preset_is_a_configuration_of_its_script(path, tmp_path):
     is_codec = path.stem.startswith("autoencoder_")
@@ -123,6 +119,12 @@ def test_every_preset_is_a_configuration_of_its_script(path, tmp_path):
     config = auto_cli(kind, args=arguments, as_positional=False)
     with torch.device("meta"):
         assert model(**config.model).num_parameters() > 0
+
+
+def test_the_configuration_written_beside_a_run_repeats_it(chain, text_encoder_dir):
+    arguments = ["--config", str(chain.root / "dit" / "config.yaml")]
+    config = auto_cli(LatentDiTTrainingConfig, args=arguments, as_positional=False)
+    assert config == dit_config(chain.latents, chain.codec, text_encoder_dir, chain.root / "dit")
 
 
 def test_a_misspelt_setting_is_an_error(tmp_path, capsys):

@@ -4,7 +4,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -110,7 +111,9 @@ def learning_rate_at(step: int, config: TrainingConfig) -> float:
     return low + (high - low) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def batches_from(step: int, data: TrainingData, config: TrainingConfig, accelerator: Accelerator) -> Iterator[Batch]:
+def batches_from(
+    step: int, data: TrainingData, config: TrainingConfig, accelerator: Accelerator
+) -> Generator[Batch, None, None]:
     """Endless batches on the device, from the first one of ``step`` on."""
     items = PositionedItems(data, config.seed)
     first_batch = step * config.gradient_accumulation_steps
@@ -122,8 +125,16 @@ def batches_from(step: int, data: TrainingData, config: TrainingConfig, accelera
         worker_init_fn=ignore_stop_signals,
         pin_memory=accelerator.device.type == "cuda",
     )
-    for positions, batch, skipped in loader:
-        yield positions, {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items()}, skipped
+    iterator = iter(loader)
+    workers = list(getattr(iterator, "_workers", ()))
+    try:
+        while True:
+            positions, batch, skipped = next(iterator)
+            yield positions, {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items()}, skipped
+    finally:
+        del iterator  # asks the workers to end, then sends SIGTERM, which they ignore
+        for worker in workers:
+            worker.kill()
 
 
 def train_step(
@@ -201,7 +212,8 @@ def fit(task: Task, config: TrainingConfig) -> Path | None:
         save_config(config)
     stop = StopSignal()
     try:
-        finished = _loop(accelerator, task, config, ema, checkpoints, step, stop)
+        with closing(batches_from(step, task.dataset, config, accelerator)) as batches:
+            finished = _loop(accelerator, task, config, ema, checkpoints, batches, step, stop)
     finally:
         stop.restore()
     exported = _with_average(ema, task.model, task.export) if finished and accelerator.is_main_process else None
@@ -216,11 +228,11 @@ def _loop(
     config: TrainingConfig,
     ema: EMAModel,
     checkpoints: Checkpoints,
+    batches: Iterator[Batch],
     step: int,
     stop: StopSignal,
 ) -> bool:
     """Steps until the end (True) or a signal (False)."""
-    batches = batches_from(step, task.dataset, config, accelerator)
     num_skipped = 0
     bar = tqdm(total=config.max_steps, initial=step, unit="step", disable=not accelerator.is_main_process)
     while step < config.max_steps:

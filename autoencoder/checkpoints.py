@@ -18,7 +18,9 @@ class Checkpoints:
 
     def __init__(self, accelerator: Accelerator, folder: Path, model_config: dict[str, Any], num_kept: int) -> None:
         self.accelerator, self.folder, self.num_kept = accelerator, folder, num_kept
-        self.model_config = json.loads(json.dumps(model_config, default=str))
+        # names with an underscore are diffusers' notes; one is a set, in another order in each process
+        public = {name: value for name, value in model_config.items() if not name.startswith("_")}
+        self.model_config = json.loads(json.dumps(public, default=str))
 
     def resume(self) -> int:
         """Load the newest checkpoint, if there is one. Returns the step it had reached.

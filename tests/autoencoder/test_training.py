@@ -213,3 +213,10 @@ def test_the_second_signal_goes_to_whoever_had_it_before():
     os.kill(os.getpid(), signal.SIGINT)
     assert stop.received
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_order_of_the_notes_that_diffusers_keeps_does_not_matter(tmp_path):
+    settings = {"width": 8, "_use_default_values": ["mlp_ratio", "rope_theta"]}
+    Checkpoints(Accelerator(cpu=True), tmp_path, settings, num_kept=2).save(5)
+    settings["_use_default_values"] = ["rope_theta", "mlp_ratio"]
+    assert Checkpoints(Accelerator(cpu=True), tmp_path, settings, num_kept=2).resume() == 5

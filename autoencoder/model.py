@@ -112,8 +112,10 @@ class Music2LatentAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
         diffusers only warns of missing weights and leaves them without storage, to fail at the first call.
 
         Raises:
-            ValueError: weights are missing or unexpected; they are named.
+            ValueError: there is no such folder, or weights are missing or unexpected; they are named.
         """
+        if isinstance(args[0], Path) and not args[0].is_dir():  # text that is no folder may name a model on a hub
+            raise ValueError(f"there is no folder {args[0]}; expected one with config.json and safetensors weights")
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         problems = {name: info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[name]}
         if problems:

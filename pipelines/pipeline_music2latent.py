@@ -173,7 +173,7 @@ class Music2LatentPipeline(DiffusionPipeline):
             )
         if not 1 / self.sample_rate <= audio_length_in_s <= self.max_audio_length_in_s:
             raise ValueError(
-                f"audio_length_in_s must be at least one sample and at most {self.max_audio_length_in_s:.2f}, "
+                f"audio_length_in_s must be at least one sample and at most {self.max_audio_length_in_s:.2f} s, "
                 f"the longest piece this transformer was trained on; got {audio_length_in_s}"
             )
         counts = {"num_inference_steps": num_inference_steps, "num_waveforms_per_prompt": num_waveforms_per_prompt}

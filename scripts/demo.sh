@@ -37,5 +37,5 @@ python scripts/generate.py "driving techno, 130 bpm" --pipeline "$out/pipeline" 
 
 echo
 echo "The pieces and their spectrograms are $out/*.wav and $out/*.png, the pipeline is $out/pipeline."
-echo "They prove that the chain works and cannot sound good: codec and transformer were trained for a few minutes"
-echo "on a CPU, where a good codec takes days on a GPU."
+echo "They show that the chain runs from end to end, and nothing more: after a few minutes on a CPU the codec hardly"
+echo "listens to its latents, so every prompt gives much the same coloured noise. A good codec takes days on a GPU."

@@ -65,6 +65,8 @@ def read_metadata(data_dir: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: the file is missing, empty, or a line of it is wrong; the line is named.
     """
+    if not data_dir.is_dir():
+        raise ValueError(f"there is no folder {data_dir}; expected one with audio files and {METADATA}")
     path = data_dir / METADATA
     if not path.is_file():
         raise ValueError(

@@ -102,6 +102,10 @@ def main(config: PrepareConfig) -> dict[str, str]:
         raise ValueError(f"none of the {len(sources)} files in {config.input_dir} could be used")
     (config.output_dir / "skipped.json").write_text(json.dumps(skipped, indent=1, ensure_ascii=False))
     print(f"{len(sources) - len(skipped)} files in {config.output_dir}, {len(skipped)} left out")
+    rates = Counter(soundfile.info(config.input_dir / name).samplerate for name in reasons.keys() - skipped.keys())
+    for rate, count in sorted(rates.items()):
+        if rate != config.sample_rate:
+            print(f"{count} of them resampled from {rate} to {config.sample_rate} Hz")
     if (config.input_dir / METADATA).is_file():
         kept = {str(source): str(target) for source, target in targets.items() if str(source) not in skipped}
         carry_metadata(config, kept)

@@ -210,3 +210,8 @@ def test_audio_is_padded_by_reflection(codec: Music2LatentAutoencoder) -> None:
     overlap, end = codec.spectrogram.overlap, codec.num_latent_frames(5000) * codec.samples_per_latent
     padded = torch.nn.functional.pad(waveform, (overlap, end - 5000), mode="reflect")
     torch.testing.assert_close(codec.encode(waveform), codec.encode_spectrogram(codec.spectrogram(padded[0])))
+
+
+def test_a_folder_that_does_not_exist_is_an_error_that_asks_no_hub(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is no folder .*nowhere; expected one with config\.json"):
+        Music2LatentAutoencoder.from_pretrained(tmp_path / "nowhere")

@@ -16,7 +16,7 @@ def call(pipeline, prompt="lofi", **changes):
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), 1.1, 1e9])
 def test_a_length_out_of_range_is_an_error_with_the_limit(pipeline, seconds):
-    with pytest.raises(ValueError, match=r"audio_length_in_s must be at least one sample and at most 1\.04, .* got"):
+    with pytest.raises(ValueError, match=r"audio_length_in_s must be at least one sample and at most 1\.04 s, .* got"):
         call(pipeline, audio_length_in_s=seconds)
 
 

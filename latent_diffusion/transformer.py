@@ -246,6 +246,9 @@ class LatentDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, Attention
         problems = {name: info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[name]}
         if problems:
             raise ValueError(f"the weights in {args[0]} do not fit the architecture in its config.json: {problems}")
+        # weights mapped from a file lie at odd addresses, where sums are made in another order than in the saved model
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
         return (model, info) if output_loading_info else model
 
     def _initialize_weights(self) -> None:

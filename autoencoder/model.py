@@ -225,12 +225,8 @@ class Music2LatentAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
                 ``num_samples``, or there are no steps.
         """
         self._check_latents(latents, num_samples, num_inference_steps)
-        channels = latents.shape[1] // self.config.latent_channels
         if noise is None:
-            num_frames = latents.shape[-1] * self.levels.frames_per_latent
-            seeds = draw_seeds(generator, len(latents))
-            steps = [place_noise(seeds, self.levels.num_bins, num_frames, step=k) for k in range(num_inference_steps)]
-            noise = torch.stack(steps).repeat_interleave(channels, dim=1)
+            noise = self._draw_noise(latents, generator, num_inference_steps)
         return self._decode(latents, noise, num_samples)
 
     def encode_spectrogram(self, spectrogram: Spectrogram) -> Float[Tensor, "batch latent_channels latent_frames"]:
@@ -269,9 +265,7 @@ class Music2LatentAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
         """Encode and decode audio in one differentiable pass; ``sample`` comes back with the same shape."""
         latents = rearrange(self._encode(sample), "(b c) l t -> b (c l) t", c=sample.shape[1])
         if noise is None:
-            num_frames = latents.shape[-1] * self.levels.frames_per_latent
-            noise = place_noise(draw_seeds(generator, len(sample)), self.levels.num_bins, num_frames)[None]
-            noise = noise.repeat_interleave(sample.shape[1], dim=1)
+            noise = self._draw_noise(latents, generator, num_steps=1)
         reconstruction = self._decode(latents, noise, sample.shape[-1])
         return DecoderOutput(sample=reconstruction) if return_dict else (reconstruction,)
 
@@ -290,6 +284,14 @@ class Music2LatentAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
 
     def _encode(self, waveform: Float[Tensor, "batch channels samples"]) -> Float[Tensor, "items l t"]:
         return self.encode_spectrogram(self._padded_spectrogram(waveform))
+
+    def _draw_noise(
+        self, latents: Tensor, generator: Generators, num_steps: int
+    ) -> Float[Tensor, "steps items 2 bins frames"]:
+        """Decoding noise for latents, shared by the channels of an item."""
+        num_frames, seeds = latents.shape[-1] * self.levels.frames_per_latent, draw_seeds(generator, len(latents))
+        steps = [place_noise(seeds, self.levels.num_bins, num_frames, step=step) for step in range(num_steps)]
+        return torch.stack(steps).repeat_interleave(latents.shape[1] // self.config.latent_channels, dim=1)
 
     def _decode(
         self, latents: Tensor, noise: Tensor, num_samples: int | None

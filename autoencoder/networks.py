@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from autoencoder.layers import (
     Downsample,
+    GroupNorm,
     GuidedBlock,
     ResBlock,
     Upsample,
-    group_norm,
     noise_level_features,
+    silu,
     zero_init,
 )
 
@@ -84,17 +84,17 @@ class Encoder(nn.Module):
             Downsample(channels[level], channels[level], factors, has_norm=True)
             for level, factors in enumerate(levels.factors)
         )
-        self.norm_features = group_norm(channels[-1])
+        self.norm_features = GroupNorm(channels[-1])
         self.bottleneck_in = nn.Conv1d(levels.features_dim, width, 1)
         self.bottleneck = nn.Sequential(
             *(ResBlock(width, width, conv=nn.Conv1d) for _ in range(num_bottleneck_blocks))
         )
-        self.norm_out = group_norm(width)
+        self.norm_out = GroupNorm(width)
         self.conv_out = nn.Conv1d(width, latent_channels, 1)
 
     def features(self, spectrogram: Spectrogram) -> Float[Tensor, "batch features latent_frames"]:
         """Normalised output of the deepest level, channel-major; the input of the bottleneck."""
-        h = self.conv_in(spectrogram) * self.gain
+        h = self.conv_in(spectrogram.contiguous(memory_format=torch.channels_last)) * self.gain
         h = self.blocks[0](h)
         for downsample, block in zip(self.downsamplers, self.blocks[1:], strict=True):
             h = block(downsample(h))
@@ -102,7 +102,7 @@ class Encoder(nn.Module):
 
     def forward(self, spectrogram: Spectrogram) -> Float[Tensor, "batch latent_channels latent_frames"]:
         h = self.bottleneck(self.bottleneck_in(self.features(spectrogram)))
-        return self.conv_out(F.silu(self.norm_out(h))).tanh()
+        return self.conv_out(silu(self.norm_out(h))).tanh()
 
 
 class LatentDecoder(nn.Module):
@@ -130,6 +130,7 @@ class LatentDecoder(nn.Module):
         h = self.bottleneck_out(self.bottleneck(self.conv_in(latents)))
         # bin-major here while the encoder's features are channel-major: the published weights demand it
         h = rearrange(h, "b (f c) t -> b c f t", f=self.bottom_bins)
+        h = h.contiguous(memory_format=torch.channels_last)
         maps = [self.blocks[-1](h)]
         for block, upsample in zip(reversed(self.blocks[:-1]), reversed(self.upsamplers), strict=True):
             maps.append(block(upsample(maps[-1])))
@@ -150,32 +151,34 @@ class Denoiser(nn.Module):
         self.scale_out = scale_mlp(embedding_dim, levels.num_bins)
         self.conv_in = nn.Conv2d(2, channels[0], 3, padding=1)
 
-        def blocks(level: int, num_inputs: int) -> nn.ModuleList:
+        def blocks(level: int) -> nn.ModuleList:
             return nn.ModuleList(
-                GuidedBlock(channels[level], embedding_dim, levels.num_heads[level], num_inputs)
-                for _ in range(num_blocks)
+                GuidedBlock(channels[level], embedding_dim, levels.num_heads[level]) for _ in range(num_blocks)
             )
 
-        self.down_blocks = nn.ModuleList(blocks(level, num_inputs=2) for level in range(len(channels)))
+        self.down_blocks = nn.ModuleList(blocks(level) for level in range(len(channels)))
         self.downsamplers = nn.ModuleList(
             Downsample(channels[level], channels[level + 1], factors[level], has_norm=False)
             for level in range(len(factors))
         )
-        self.up_blocks = nn.ModuleList(blocks(level, num_inputs=3) for level in range(len(channels)))
+        self.up_blocks = nn.ModuleList(blocks(level) for level in range(len(channels)))
         self.upsamplers = nn.ModuleList(
             Upsample(channels[level + 1], channels[level], factors[level]) for level in range(len(factors))
         )
         self.map_out = nn.Conv2d(channels[0], channels[0], 1)
-        self.norm_out = group_norm(channels[0])
+        self.norm_out = GroupNorm(channels[0])
         self.conv_out = zero_init(nn.Conv2d(channels[0], 2, 3, padding=1))
 
-    def forward(self, x: Spectrogram, sigma: Float[Tensor, " batch"], maps: Maps) -> Spectrogram:
-        """Raw output F of the preconditioned denoiser ``c_skip * x + c_out * F``; ``x`` is scaled to unit variance."""
+    def forward(self, x: Spectrogram, sigma: Float[Tensor, " levels"], maps: Maps) -> Spectrogram:
+        """Raw output F of the preconditioned denoiser ``c_skip * x + c_out * F``; ``x`` is scaled to unit variance.
+
+        ``sigma`` holds one noise level per item, or one for all.
+        """
         features = noise_level_features(sigma, self.embedding_dim).to(x.dtype)
         embedding = self.time_embed(features)
         scale_in, scale_out = (1 + mlp(features)[:, None, :, None] for mlp in (self.scale_in, self.scale_out))
 
-        h = self.conv_in(x) * scale_in
+        h = self.conv_in(x.contiguous(memory_format=torch.channels_last)) * scale_in
         skips = []
         for level, blocks in enumerate(self.down_blocks):
             if level > 0:
@@ -185,11 +188,11 @@ class Denoiser(nn.Module):
                 skips.append(h)
         for level, blocks in reversed(list(enumerate(self.up_blocks))):
             for block in blocks.children():
-                h = block(h + skips.pop(), maps[level], embedding)
+                h = block(h, maps[level], embedding, skips.pop())
             if level > 0:
                 h = self.upsamplers[level - 1](h)
         h = (h + self.map_out(maps[0])) / math.sqrt(2)
-        return self.conv_out(F.silu(self.norm_out(h)) * scale_out)
+        return self.conv_out(silu(self.norm_out(h)) * scale_out)
 
 
 def scale_mlp(embedding_dim: int, num_bins: int) -> nn.Sequential:

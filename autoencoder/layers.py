@@ -4,8 +4,8 @@ Two-dimensional blocks work on (batch, channels, bins, frames), one-dimensional 
 is mixed only by 3-wide convolutions and by GroupNorm, whose statistics run over all frames given: the output depends
 on how much audio is processed together.
 
-Two-dimensional tensors are kept in channels-last order, in which convolutions are fastest. Without gradients the blocks
-reuse the memory of their own intermediate results: at full resolution the time goes into moving memory.
+Two-dimensional tensors are kept in channels-last order, in which convolutions are fastest. Without gradients the
+blocks reuse the memory of their own intermediate results: at full resolution the time goes into moving memory.
 """
 
 import math
@@ -128,7 +128,8 @@ class GuidedBlock(nn.Module):
         """Output of the block; ``embedding`` has one row per item, or one for all."""
         inputs = [x] if skip is None else [x, skip]
         scale = 1 / math.sqrt(len(inputs) + 1)
-        x = F.conv2d(conditioning_map, scale * self.map_proj.weight, scale * self.map_proj.bias)
+        weight, bias = (scale * parameter for parameter in self.map_proj.parameters())
+        x = F.conv2d(conditioning_map, weight, bias)
         for each in inputs:
             x = add(x, each, scale)
         shift, h = self.embedding_proj(embedding), silu(self.norm1(x))
@@ -178,7 +179,8 @@ class Upsample(nn.Module):
         spread = weight.new_ones(1, 1, *self.factors)
         kernel = F.conv_transpose2d(weight.flatten(0, 1)[:, None], spread)[:, 0].unflatten(0, weight.shape[:2])
         kernel = kernel.flip(-2, -1).transpose(0, 1)
-        return F.conv_transpose2d(x, kernel, self.conv.bias, self.factors, padding=self.conv.padding)
+        padding = (self.conv.kernel_size[0] // 2, self.conv.kernel_size[1] // 2)
+        return F.conv_transpose2d(x, kernel, self.conv.bias, self.factors, padding)
 
 
 def noise_level_features(sigma: Float[Tensor, " batch"], dim: int) -> Float[Tensor, "batch dim"]:

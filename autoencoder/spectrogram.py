@@ -84,5 +84,27 @@ class ComplexSpectrogram:
         return torch.hann_window(self.n_fft, dtype=torch.float32, device=device)
 
 
+class OverlapAdd:
+    """The inverse transform of frames that come in pieces; what it gives, joined, is the inverse of all of them.
+
+    The first ``overlap`` samples, which lie under fewer frames than the others, are left out; so are the last.
+    """
+
+    def __init__(self, spectrogram: ComplexSpectrogram) -> None:
+        self.spectrogram = spectrogram
+        self.num_before = spectrogram.overlap // spectrogram.hop_length  # earlier frames that reach into a new hop
+        self.before: Tensor | None = None
+
+    def push(self, frames: Float[Tensor, "*batch 2 bins frames"]) -> Float[Tensor, "*batch samples"]:
+        """``hop_length`` samples per frame, fewer for the first frames of all."""
+        if self.before is not None:
+            frames = torch.cat([self.before, frames], dim=-1)
+        self.before = frames[..., max(0, frames.shape[-1] - self.num_before) :].clone()
+        overlap = self.spectrogram.overlap
+        if frames.shape[-1] <= self.num_before:
+            return frames.new_zeros(*frames.shape[:-3], 0)
+        return self.spectrogram.inverse(frames)[..., overlap:-overlap]
+
+
 def _power(spectrogram: Float[Tensor, "batch 2 bins frames"]) -> Float[Tensor, "batch 1 bins frames"]:
     return spectrogram.square().sum(dim=1, keepdim=True).clamp(min=TINY_POWER)

@@ -209,7 +209,9 @@ def test_audio_is_padded_by_reflection(codec: Music2LatentAutoencoder) -> None:
     waveform = tone(300.0, 0.2)[None, :, :5000]
     overlap, end = codec.spectrogram.overlap, codec.num_latent_frames(5000) * codec.samples_per_latent
     padded = torch.nn.functional.pad(waveform, (overlap, end - 5000), mode="reflect")
-    torch.testing.assert_close(codec.encode(waveform), codec.encode_spectrogram(codec.spectrogram(padded[0])), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        codec.encode(waveform), codec.encode_spectrogram(codec.spectrogram(padded[0])), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_folder_that_does_not_exist_is_an_error_that_asks_no_hub(tmp_path: Path) -> None:

@@ -1,0 +1,369 @@
+"""Coding of audio of any length: the public calls of the codec around its networks.
+
+Every call works through windows (``autoencoder.chunking``), so that memory does not grow with the length of a piece.
+The whole-piece calls collect what the streaming ones yield.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from autoencoder.chunking import Divider, Joiner, Windows
+from autoencoder.noise import draw_seeds, place_noise
+from autoencoder.spectrogram import OverlapAdd
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+Noise = Callable[[int, int], Tensor]
+"""(first frame, number of frames) -> unit noise (steps, items, 2, bins, frames)."""
+
+ITEMS_AT_ONCE = 8  # windows of one channel that an accelerator works on together; a CPU is fastest with one
+
+
+class CodingMixin:
+    """``encode`` and ``decode`` of whole pieces and of streams, for Music2LatentAutoencoder."""
+
+    config: Any
+    spectrogram: Any
+    levels: Any
+    encoder: Any
+    encode_spectrogram: Callable[[Tensor], Tensor]
+    decode_latents: Callable[[Tensor, Tensor], Tensor]
+
+    @property
+    def samples_per_latent(self) -> int:
+        """Audio samples per latent frame: 4096."""
+        return self.spectrogram.hop_length * self.levels.frames_per_latent
+
+    @property
+    def latent_rate(self) -> float:
+        """Latent frames per second: 10.77 at 44.1 kHz."""
+        return self.config.sample_rate / self.samples_per_latent
+
+    def num_latent_frames(self, num_samples: int) -> int:
+        """Latent frames that ``encode`` makes of so many samples, and that ``decode`` needs for them."""
+        return math.ceil((num_samples + self.spectrogram.overlap) / self.samples_per_latent)
+
+    @apply_forward_hook
+    @torch.no_grad()
+    def encode(
+        self, waveform: Tensor, sample_rate: int | None = None, windows: Windows | None = None
+    ) -> Float[Tensor, "batch latent_channels latent_frames"]:
+        """Latents of audio of any length, about unit-scaled; the channels' latents follow each other.
+
+        Args:
+            waveform: floating-point audio (batch, channels, samples) in [-1, 1] at ``config.sample_rate``.
+            sample_rate: Hz of the waveform; only checked, so that audio of another rate is refused.
+            windows: how long audio is divided.
+
+        Raises:
+            TypeError: the waveform is not floating-point.
+            ValueError: it is not (batch, channels, samples), is empty, holds NaN or infinity, or ``sample_rate`` is
+                not that of the model.
+        """
+        self._check_sample_rate(sample_rate)
+        return torch.cat(list(self._stream_encode([waveform], self.encode_spectrogram, windows)), dim=-1)
+
+    @apply_forward_hook
+    @torch.no_grad()
+    def stream_encode(self, waveform: Iterable[Tensor], windows: Windows | None = None) -> Iterator[Tensor]:
+        """Latents of audio that comes in pieces (batch, channels, samples); joined, exactly what ``encode`` gives.
+
+        A window's latents are yielded as soon as its last sample is there.
+
+        Raises:
+            TypeError: as for ``encode``.
+            ValueError: as for ``encode``, or a piece has another batch size or other channels than the first.
+        """
+        yield from self._stream_encode(waveform, self.encode_spectrogram, windows)
+
+    @apply_forward_hook
+    @torch.no_grad()
+    def extract_features(
+        self, waveform: Tensor, windows: Windows | None = None
+    ) -> Float[Tensor, "batch channels features latent_frames"]:
+        """Wide features in front of the bottleneck, for downstream tasks; 8,192 per latent frame as published.
+
+        Raises:
+            TypeError: as for ``encode``.
+            ValueError: as for ``encode``.
+        """
+        features = torch.cat(list(self._stream_encode([waveform], self.encoder.features, windows)), dim=-1)
+        return rearrange(features, "b (c f) t -> b c f t", c=waveform.shape[1])
+
+    @apply_forward_hook
+    @torch.no_grad()
+    def decode(
+        self,
+        latents: Tensor,
+        num_samples: int | None = None,
+        num_inference_steps: int = 1,
+        generator: Generators = None,
+        noise: Float[Tensor, "steps items 2 bins frames"] | None = None,
+        windows: Windows | None = None,
+    ) -> Float[Tensor, "batch channels samples"]:
+        """Audio of latents, float32 in [-1, 1].
+
+        Args:
+            latents: output of ``encode``, or of a generator that was trained on such:
+                (batch, channels * latent_channels, latent_frames).
+            num_samples: samples wanted; all that the latents cover if not given.
+            num_inference_steps: 1 is what the model is made for.
+            generator: makes the result repeatable; a list gives each item its own. The noise depends only on the
+                item's seed and on the place in the piece.
+            noise: unit noise instead, one (items, 2, bins, frames) per step; an item is one channel of the batch.
+            windows: how long latents are divided.
+
+        Raises:
+            ValueError: the latents' channels are no multiple of ``latent_channels``, they are too short for
+                ``num_samples``, or there are no steps.
+        """
+        self._check_latents(latents, num_inference_steps)
+        longest = latents.shape[-1] * self.samples_per_latent - self.spectrogram.overlap
+        if num_samples is not None and not 0 < num_samples <= longest:
+            raise ValueError(
+                f"{latents.shape[-1]} latent frames cover at most {longest} samples, got num_samples={num_samples}; "
+                "that many samples need num_latent_frames(num_samples) frames"
+            )
+        draw = self._noise_of(latents, generator, num_inference_steps) if noise is None else given_noise(noise)
+        num_channels = latents.shape[1] // self.config.latent_channels
+        num_samples = longest if num_samples is None else num_samples
+        waveform = torch.empty(len(latents), num_channels, num_samples, device=latents.device)
+        done = 0
+        for piece in self._stream_decode([latents], draw, windows):
+            waveform[..., done : done + piece.shape[-1]] = piece[..., : num_samples - done]
+            done += piece.shape[-1]
+        return waveform
+
+    @apply_forward_hook
+    @torch.no_grad()
+    def stream_decode(
+        self,
+        latents: Iterable[Tensor],
+        num_samples: int | None = None,
+        num_inference_steps: int = 1,
+        generator: Generators = None,
+        windows: Windows | None = None,
+    ) -> Iterator[Tensor]:
+        """Audio of latents that come in pieces of any lengths; joined, exactly what ``decode`` gives.
+
+        A piece (batch, channels, samples) is yielded as soon as a window of latents is complete.
+
+        Args:
+            latents: pieces (batch, channels * latent_channels, latent_frames) of one long sequence.
+            num_samples: samples wanted; all that the latents cover if not given.
+            num_inference_steps: as for ``decode``.
+            generator: as for ``decode``.
+            windows: how the stream is divided; ``LOW_LATENCY`` yields its first audio sooner.
+
+        Raises:
+            ValueError: as for ``decode``; that the latents are too short for ``num_samples`` shows at their end.
+        """
+        pieces = iter(latents)
+        first = next(pieces, None)
+        if first is None:
+            raise ValueError("the stream holds no latents; at least one piece is needed")
+        self._check_latents(first, num_inference_steps)
+        draw, done = self._noise_of(first, generator, num_inference_steps), 0
+        for piece in self._stream_decode(self._chain(first, pieces, num_inference_steps), draw, windows):
+            wanted = piece if num_samples is None else piece[..., : num_samples - done]
+            done += wanted.shape[-1]
+            if wanted.shape[-1]:
+                yield wanted
+        if num_samples is not None and done < num_samples:
+            raise ValueError(
+                f"the latents of the stream covered {done} samples, fewer than num_samples={num_samples}; "
+                "that many samples need num_latent_frames(num_samples) frames"
+            )
+
+    def _stream_encode(
+        self, pieces: Iterable[Tensor], encode: Callable[[Tensor], Tensor], windows: Windows | None
+    ) -> Iterator[Tensor]:
+        windows = windows or Windows()
+        divider, joiner, buffer = (
+            Divider(windows),
+            Joiner(windows, rate=1),
+            SampleBuffer(self.samples_per_latent, self.spectrogram.overlap),
+        )
+
+        def outputs(spans: Iterator[tuple[int, int]]) -> Iterator[Tensor]:
+            for group in self._groups(spans, buffer.num_items, buffer.device):
+                audio = torch.cat([buffer.window(*span) for span in group])
+                encoded = torch.cat([encode(self.spectrogram(items)) for items in self._split(audio)])
+                for (start, _), output in zip(group, encoded.chunk(len(group)), strict=True):
+                    yield joiner.push(rearrange(output, "(b c) l t -> b (c l) t", c=buffer.num_channels), start)
+
+        for piece in pieces:
+            self._check_waveform(piece)
+            buffer.append(piece)
+            yield from outputs(divider.complete(buffer.num_samples // self.samples_per_latent))
+            buffer.forget(divider)
+        buffer.end()
+        yield from outputs(divider.rest(self.num_latent_frames(buffer.num_samples)))
+        yield joiner.finish()
+
+    def _stream_decode(self, pieces: Iterable[Tensor], draw: Noise, windows: Windows | None) -> Iterator[Tensor]:
+        windows, rate = windows or Windows(), self.levels.frames_per_latent
+        divider, joiner, overlap_add = Divider(windows), Joiner(windows, rate), OverlapAdd(self.spectrogram)
+        kept: Tensor | None = None
+        first, total = 0, 0
+
+        def outputs(spans: Iterator[tuple[int, int]]) -> Iterator[Tensor]:
+            assert kept is not None
+            num_items = kept.shape[0] * kept.shape[1] // self.config.latent_channels
+            for group in self._groups(spans, num_items, kept.device):
+                items = torch.cat([kept[..., start - first : stop - first] for start, stop in group])
+                items = rearrange(items, "b (c l) t -> (b c) l t", l=self.config.latent_channels)
+                noise = torch.cat([draw(start * rate, (stop - start) * rate) for start, stop in group], dim=1)
+                pairs = zip(self._split(items), self._split(noise, dim=1), strict=True)
+                decoded = torch.cat([self.decode_latents(x, unit.to(x.device)) for x, unit in pairs])
+                for (start, _), output in zip(group, decoded.chunk(len(group)), strict=True):
+                    yield overlap_add.push(joiner.push(output, start * rate)).unflatten(0, (kept.shape[0], -1))
+
+        for piece in pieces:
+            kept = piece if kept is None else torch.cat([kept, piece], dim=-1)
+            total += piece.shape[-1]
+            yield from outputs(divider.complete(total))
+            needed = divider.first_needed(total)
+            kept, first = kept[..., needed - first :], needed
+        yield from outputs(divider.rest(total))
+        assert kept is not None
+        yield overlap_add.push(joiner.finish()).unflatten(0, (kept.shape[0], -1))
+
+    def _noise_of(self, latents: Tensor, generator: Generators, num_steps: int) -> Noise:
+        """Noise as a function of place, shared by the channels of an item."""
+        seeds, num_channels = draw_seeds(generator, len(latents)), latents.shape[1] // self.config.latent_channels
+
+        def draw(start: int, num_frames: int) -> Tensor:
+            steps = [place_noise(seeds, self.levels.num_bins, num_frames, start, step) for step in range(num_steps)]
+            return torch.stack(steps).repeat_interleave(num_channels, dim=1)
+
+        return draw
+
+    def _chain(self, first: Tensor, rest: Iterator[Tensor], num_inference_steps: int) -> Iterator[Tensor]:
+        yield first
+        for index, piece in enumerate(rest, start=1):
+            self._check_latents(piece, num_inference_steps)
+            _check_alike(piece, first, index)
+            yield piece
+
+    def _groups(
+        self, spans: Iterator[tuple[int, int]], num_items: int, device: torch.device
+    ) -> Iterator[list[tuple[int, int]]]:
+        """Windows that are computed together."""
+        size = 1 if device.type == "cpu" else max(1, ITEMS_AT_ONCE // num_items)
+        return iter(lambda: list(islice(spans, size)), [])
+
+    def _split(self, items: Tensor, dim: int = 0) -> Sequence[Tensor]:
+        return items.split(1 if items.device.type == "cpu" else ITEMS_AT_ONCE, dim=dim)
+
+    def _check_sample_rate(self, sample_rate: int | None) -> None:
+        if sample_rate not in (None, self.config.sample_rate):
+            raise ValueError(
+                f"the waveform is at {sample_rate} Hz but the model works at {self.config.sample_rate} Hz; "
+                f"convert it first: autoencoder.audio.resample(waveform, {sample_rate}, {self.config.sample_rate})"
+            )
+
+    def _check_waveform(self, waveform: Tensor) -> None:
+        if not waveform.is_floating_point():
+            raise TypeError(
+                f"the waveform must be floating-point in [-1, 1], got {waveform.dtype}; "
+                "divide 16-bit integers by 32768 first"
+            )
+        if waveform.ndim != 3 or waveform.numel() == 0:
+            raise ValueError(
+                f"the waveform must be (batch, channels, samples) and not empty, got {tuple(waveform.shape)}; "
+                "for one mono file use waveform[None, None]"
+            )
+        if not waveform.isfinite().all():
+            bad = (~waveform.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+            raise ValueError(f"the waveform must be finite, but items {bad} of the batch hold NaN or infinity")
+
+    def _check_latents(self, latents: Tensor, num_inference_steps: int) -> None:
+        latent_channels = self.config.latent_channels
+        if latents.ndim != 3 or latents.numel() == 0 or latents.shape[1] % latent_channels:
+            raise ValueError(
+                f"latents must be (batch, channels * {latent_channels}, latent_frames) and not empty, "
+                f"got {tuple(latents.shape)}"
+            )
+        if num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}")
+
+
+class SampleBuffer:
+    """The samples of a stream that are still needed, mirrored at its ends.
+
+    The padding is a reflection, as often as needed: a cut to silence would dominate the first and last latents.
+    """
+
+    def __init__(self, samples_per_latent: int, overlap: int) -> None:
+        self.samples_per_latent, self.overlap = samples_per_latent, overlap
+        self.kept: Tensor | None = None
+        self.first = 0  # place of the first kept sample
+        self.num_samples = 0
+        self.num_pieces = 0
+        self.has_ended = False
+
+    @property
+    def num_channels(self) -> int:
+        return self._kept().shape[1]
+
+    @property
+    def num_items(self) -> int:
+        return self._kept().shape[0] * self.num_channels
+
+    @property
+    def device(self) -> torch.device:
+        return self._kept().device
+
+    def append(self, piece: Tensor) -> None:
+        if self.kept is not None:
+            _check_alike(piece, self.kept, self.num_pieces)
+        self.kept = piece if self.kept is None else torch.cat([self.kept, piece], dim=-1)
+        self.num_samples += piece.shape[-1]
+        self.num_pieces += 1
+
+    def end(self) -> None:
+        if self.kept is None:
+            raise ValueError("the stream holds no audio; at least one piece is needed")
+        self.has_ended = True
+
+    def forget(self, divider: Divider) -> None:
+        """Drop what lies before everything that can still be asked for."""
+        num_latents = self.num_samples // self.samples_per_latent
+        needed = max(0, divider.first_needed(num_latents) * self.samples_per_latent - self.overlap)
+        self.kept, self.first = self._kept()[..., needed - self.first :], needed
+
+    def window(self, start: int, stop: int) -> Float[Tensor, "items samples"]:
+        """Samples under the frames of latents ``start`` to ``stop``, of all items and channels."""
+        place = torch.arange(
+            start * self.samples_per_latent - self.overlap, stop * self.samples_per_latent, device=self.device
+        )
+        if self.has_ended:
+            period = max(2 * (self.num_samples - 1), 1)
+            place = place % period
+            place = torch.minimum(place, period - place)
+        return self._kept().flatten(0, 1)[:, place.abs() - self.first]
+
+    def _kept(self) -> Tensor:
+        assert self.kept is not None
+        return self.kept
+
+
+def given_noise(noise: Float[Tensor, "steps items 2 bins frames"]) -> Noise:
+    """Noise from a tensor that covers the whole piece."""
+    return lambda start, num_frames: noise[..., start : start + num_frames]
+
+
+def _check_alike(piece: Tensor, first: Tensor, index: int) -> None:
+    if piece.shape[:2] != first.shape[:2]:
+        raise ValueError(
+            f"all pieces of a stream must have the same batch size and channels: the first has "
+            f"{tuple(first.shape[:2])}, piece {index} has {tuple(piece.shape[:2])}"
+        )

@@ -51,7 +51,6 @@ class CodingMixin:
         return math.ceil((num_samples + self.spectrogram.overlap) / self.samples_per_latent)
 
     @apply_forward_hook
-    @torch.no_grad()
     def encode(
         self, waveform: Tensor, sample_rate: int | None = None, windows: Windows | None = None
     ) -> Float[Tensor, "batch latent_channels latent_frames"]:
@@ -71,7 +70,6 @@ class CodingMixin:
         return torch.cat(list(self._stream_encode([waveform], self.encode_spectrogram, windows)), dim=-1)
 
     @apply_forward_hook
-    @torch.no_grad()
     def stream_encode(self, waveform: Iterable[Tensor], windows: Windows | None = None) -> Iterator[Tensor]:
         """Latents of audio that comes in pieces (batch, channels, samples); joined, exactly what ``encode`` gives.
 
@@ -84,7 +82,6 @@ class CodingMixin:
         yield from self._stream_encode(waveform, self.encode_spectrogram, windows)
 
     @apply_forward_hook
-    @torch.no_grad()
     def extract_features(
         self, waveform: Tensor, windows: Windows | None = None
     ) -> Float[Tensor, "batch channels features latent_frames"]:
@@ -98,7 +95,6 @@ class CodingMixin:
         return rearrange(features, "b (c f) t -> b c f t", c=waveform.shape[1])
 
     @apply_forward_hook
-    @torch.no_grad()
     def decode(
         self,
         latents: Tensor,
@@ -142,7 +138,6 @@ class CodingMixin:
         return waveform
 
     @apply_forward_hook
-    @torch.no_grad()
     def stream_decode(
         self,
         latents: Iterable[Tensor],
@@ -194,8 +189,9 @@ class CodingMixin:
 
         def outputs(spans: Iterator[tuple[int, int]]) -> Iterator[Tensor]:
             for group in self._groups(spans, buffer.num_items, buffer.device):
-                audio = torch.cat([buffer.window(*span) for span in group])
-                encoded = torch.cat([encode(self.spectrogram(items)) for items in self._split(audio)])
+                with torch.no_grad():  # not around a yield, where it would reach into the caller
+                    audio = torch.cat([buffer.window(*span) for span in group])
+                    encoded = torch.cat([encode(self.spectrogram(items)) for items in self._split(audio)])
                 for (start, _), output in zip(group, encoded.chunk(len(group)), strict=True):
                     yield joiner.push(rearrange(output, "(b c) l t -> b (c l) t", c=buffer.num_channels), start)
 
@@ -219,10 +215,12 @@ class CodingMixin:
             num_items = kept.shape[0] * kept.shape[1] // self.config.latent_channels
             for group in self._groups(spans, num_items, kept.device):
                 items = torch.cat([kept[..., start - first : stop - first] for start, stop in group])
-                items = rearrange(items, "b (c l) t -> (b c) l t", l=self.config.latent_channels)
+                # contiguous: sums over another memory layout are made in another order
+                items = rearrange(items, "b (c l) t -> (b c) l t", l=self.config.latent_channels).contiguous()
                 noise = torch.cat([draw(start * rate, (stop - start) * rate) for start, stop in group], dim=1)
                 pairs = zip(self._split(items), self._split(noise, dim=1), strict=True)
-                decoded = torch.cat([self.decode_latents(x, unit.to(x.device)) for x, unit in pairs])
+                with torch.no_grad():  # not around a yield, where it would reach into the caller
+                    decoded = torch.cat([self.decode_latents(x, unit.to(x.device)) for x, unit in pairs])
                 for (start, _), output in zip(group, decoded.chunk(len(group)), strict=True):
                     yield overlap_add.push(joiner.push(output, start * rate)).unflatten(0, (kept.shape[0], -1))
 

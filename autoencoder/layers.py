@@ -31,7 +31,10 @@ class GroupNorm(nn.GroupNorm):
     def __init__(self, channels: int) -> None:
         super().__init__(max(1, min(channels // 4, 32)), channels)
 
-    def forward(self, x: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch channels *shape"]:
+    def forward(
+        self, x: Float[Tensor, "batch channels *shape"], is_disposable: bool = False
+    ) -> Float[Tensor, "batch channels *shape"]:
+        """Normalised ``x``, in its own memory if it is a disposable intermediate result and no gradient is wanted."""
         if torch.is_grad_enabled() or x.ndim != 4:
             return super().forward(x)
         values = rearrange(x, "b c f t -> b (f t) c")
@@ -45,7 +48,7 @@ class GroupNorm(nn.GroupNorm):
         scale = (power - mean.square()).clamp(min=0).add(self.eps).rsqrt() * self.weight.view(self.num_groups, -1)
         shift = self.bias.view(self.num_groups, -1) - mean * scale
         scale, shift = (each.flatten(1)[:, :, None, None].to(x.dtype) for each in (scale, shift))
-        return torch.addcmul(shift, x, scale)
+        return torch.addcmul(shift, x, scale, out=x if is_disposable else None)
 
 
 def zero_init(layer: nn.Module) -> nn.Module:
@@ -63,6 +66,11 @@ def silu(x: Tensor) -> Tensor:
 def add(total: Tensor, other: Tensor, scale: float = 1.0) -> Tensor:
     """``total + scale * other``, in place of the intermediate result ``total`` where no gradient is wanted."""
     return torch.add(total, other, alpha=scale) if torch.is_grad_enabled() else total.add_(other, alpha=scale)
+
+
+def multiply(total: Tensor, factor: Tensor | float) -> Tensor:
+    """``total * factor``, in place of the intermediate result ``total`` where no gradient is wanted."""
+    return total * factor if torch.is_grad_enabled() else total.mul_(factor)
 
 
 class FrequencyAttention(nn.Module):
@@ -98,7 +106,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch out_channels *shape"]:
         h = self.conv1(silu(self.norm1(x)))
-        h = self.conv2(silu(self.norm2(h)))
+        h = self.conv2(silu(self.norm2(h, is_disposable=True)))
         return self.attn(add(h, self.skip(x)))
 
 
@@ -137,7 +145,7 @@ class GuidedBlock(nn.Module):
             h = F.conv2d(h, self.conv1.weight, self.conv1.bias + shift[0], padding=1)
         else:
             h = self.conv1(h) + shift[:, :, None, None]
-        h = self.conv2(silu(self.norm2(h)))
+        h = self.conv2(silu(self.norm2(h, is_disposable=True)))
         return self.attn(add(h, x))
 
 

@@ -22,6 +22,8 @@ from autoencoder.layers import (
     GuidedBlock,
     ResBlock,
     Upsample,
+    add,
+    multiply,
     noise_level_features,
     silu,
     zero_init,
@@ -94,11 +96,11 @@ class Encoder(nn.Module):
 
     def features(self, spectrogram: Spectrogram) -> Float[Tensor, "batch features latent_frames"]:
         """Normalised output of the deepest level, channel-major; the input of the bottleneck."""
-        h = self.conv_in(spectrogram.contiguous(memory_format=torch.channels_last)) * self.gain
+        h = multiply(self.conv_in(spectrogram.contiguous(memory_format=torch.channels_last)), self.gain)
         h = self.blocks[0](h)
         for downsample, block in zip(self.downsamplers, self.blocks[1:], strict=True):
             h = block(downsample(h))
-        return self.norm_features(h).flatten(1, 2)
+        return self.norm_features(h, is_disposable=True).flatten(1, 2)
 
     def forward(self, spectrogram: Spectrogram) -> Float[Tensor, "batch latent_channels latent_frames"]:
         h = self.bottleneck(self.bottleneck_in(self.features(spectrogram)))
@@ -178,7 +180,7 @@ class Denoiser(nn.Module):
         embedding = self.time_embed(features)
         scale_in, scale_out = (1 + mlp(features)[:, None, :, None] for mlp in (self.scale_in, self.scale_out))
 
-        h = self.conv_in(x.contiguous(memory_format=torch.channels_last)) * scale_in
+        h = multiply(self.conv_in(x.contiguous(memory_format=torch.channels_last)), scale_in)
         skips = []
         for level, blocks in enumerate(self.down_blocks):
             if level > 0:
@@ -191,8 +193,8 @@ class Denoiser(nn.Module):
                 h = block(h, maps[level], embedding, skips.pop())
             if level > 0:
                 h = self.upsamplers[level - 1](h)
-        h = (h + self.map_out(maps[0])) / math.sqrt(2)
-        return self.conv_out(silu(self.norm_out(h)) * scale_out)
+        h = multiply(add(h, self.map_out(maps[0])), 1 / math.sqrt(2))
+        return self.conv_out(multiply(silu(self.norm_out(h, is_disposable=True)), scale_out))
 
 
 def scale_mlp(embedding_dim: int, num_bins: int) -> nn.Sequential:

@@ -36,6 +36,7 @@ class FlowObjective(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
+        self._no_split_modules = model._no_split_modules  # what FSDP wraps one by one
         self.register_buffer("empty_prompt", empty_prompt, persistent=False)
         self.unconditional_probability = unconditional_probability
         self.text_dropout = text_dropout

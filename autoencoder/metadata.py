@@ -9,9 +9,17 @@ that is JSON (a number, or a list such as ``["a", "b"]``) is taken as that.
 import csv
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 JSON_LINES, CSV = "metadata.jsonl", "metadata.csv"
+
+
+class Record(NamedTuple):
+    """What is known of one file."""
+
+    place: str
+    """File and line of the metadata, for messages."""
+    facts: dict[str, Any]
 
 
 def find_metadata(folder: Path) -> list[Path]:
@@ -19,22 +27,24 @@ def find_metadata(folder: Path) -> list[Path]:
     return sorted(path for name in (JSON_LINES, CSV) for path in folder.rglob(name) if path.is_file())
 
 
-def read_metadata(folder: Path) -> list[dict[str, Any]]:
+def read_metadata(folder: Path) -> list[Record]:
     """Records of all metadata below a folder, with ``file_name`` relative to it; empty if there is none.
 
     Raises:
         ValueError: a line is no record with a ``file_name``, or two are about one file; the line is named.
     """
-    records: dict[str, dict[str, Any]] = {}
+    records: dict[str, Record] = {}
     for path in find_metadata(folder):
         for place, record in _read(path):
-            name = record.get("file_name") if isinstance(record, dict) else None
+            if not isinstance(record, dict):
+                raise ValueError(f"{place}: it must be a JSON object with file_name and text, got {record!r}")
+            name = record.get("file_name")
             if not name or not isinstance(name, str):
-                raise ValueError(f"{place}: expected file_name and further columns such as text, got {record!r}")
+                raise ValueError(f"{place}: file_name must name a file in {path.parent}, got {name!r}")
             name = (path.parent.relative_to(folder) / name).as_posix()
             if name in records:
                 raise ValueError(f"{place}: there is more than one record of {name}; keep one")
-            records[name] = record | {"file_name": name}
+            records[name] = Record(place, record | {"file_name": name})
     return list(records.values())
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,7 @@ from autoencoder.metadata import read_metadata
 NUM_THREADS = 16  # for looking at headers, which mostly waits for the disk
 
 
+@runtime_checkable
 class Recordings(Protocol):
     """A numbered collection of recordings."""
 
@@ -72,7 +73,7 @@ class AudioFolder:
             names = [path.relative_to(folder).as_posix() for path in find_audio(folder, self.faults)]
             self.faults = {str(folder / name): reason for name, reason in self.faults.items()}
         self.names = list(names)
-        self._facts = {record["file_name"]: record for record in read_metadata(folder)}
+        self._facts = {record.facts["file_name"]: record.facts for record in read_metadata(folder)}
 
     def __len__(self) -> int:
         return len(self.names)

@@ -80,14 +80,14 @@ def open_captioned(config: EncodingConfig) -> Recordings:
             f"found no {JSON_LINES} or metadata.csv with a record in {folder}; it needs one JSON object a line, such "
             'as {"file_name": "a.wav", "text": "slow piano", "tempo": 70, "key": "A minor"}'
         )
-    for record in records:
-        if not (folder / record["file_name"]).is_file():
-            raise ValueError(f"file_name must name a file in {folder}, got {record['file_name']!r}")
+    for place, facts in records:
+        if not (folder / facts["file_name"]).is_file():
+            raise ValueError(f"{place}: file_name must name a file in {folder}, got {facts['file_name']!r}")
         try:
-            check_facts(record)
+            check_facts(facts)
         except ValueError as error:
-            raise ValueError(f"the metadata of {record['file_name']} in {folder}: {error}") from error
-    return AudioFolder(folder, [record["file_name"] for record in records])
+            raise ValueError(f"{place}: {error}") from error
+    return AudioFolder(folder, [record.facts["file_name"] for record in records])
 
 
 def check_facts(facts: dict[str, Any]) -> list[str]:

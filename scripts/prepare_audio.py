@@ -222,7 +222,7 @@ def main(config: PrepareConfig) -> dict[str, str]:
     """
     reasons: dict[str, str] = {}
     names = [path.relative_to(config.input_dir).as_posix() for path in find_audio(config.input_dir, reasons)]
-    facts = {record["file_name"]: record for record in read_metadata(config.input_dir)}
+    facts = {record.facts["file_name"]: record.facts for record in read_metadata(config.input_dir)}
     reasons |= {name: "named in the metadata, but there is no such file" for name in facts.keys() - set(names)}
     config.output_dir.mkdir(parents=True, exist_ok=True)
     found = inspect_all(config, names)

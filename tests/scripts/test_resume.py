@@ -148,15 +148,18 @@ def test_only_the_newest_checkpoints_are_kept(configure, tmp_path):
 def test_continuing_with_another_architecture_is_an_error_that_shows_the_difference(configure, tmp_path):
     config = configure("codec", tmp_path, num_workers=0, max_steps=2)
     train_autoencoder.main(config)
-    other = configure("codec", tmp_path, model=config.model | {"latent_channels": 5, "embedding_dim": 8})
-    message = "trains another model: embedding_dim was 16, is 8; latent_channels was 4, is 5"
+    other = configure(
+        "codec", tmp_path, num_workers=0, max_steps=2, model=config.model | {"latent_channels": 5, "embedding_dim": 8}
+    )
+    message = r"started with other settings: model\.embedding_dim was 16, is 8; model\.latent_channels was 4, is 5"
     with pytest.raises(ValueError, match=rf"{message}.* or another --output_dir to start anew"):
         train_autoencoder.main(other)
 
 
-def test_a_loss_that_is_not_finite_stops_the_training_before_its_checkpoint(configure, tmp_path):
-    config = configure("transformer", tmp_path, num_workers=0, learning_rate=1e30, log_every=100)
-    with pytest.raises(FloatingPointError, match=r"not finite at step \d+; the last good checkpoint is in .*checkpoi"):
+def test_gradients_that_are_not_finite_stop_the_training_and_leave_no_checkpoint_behind(configure, tmp_path):
+    config = configure("transformer", tmp_path, num_workers=0, learning_rate=1e30, max_bad_updates=3)
+    message = r"not finite in 3 steps in a row, the last was step \d; the last good checkpoint is in .*checkpoints"
+    with pytest.raises(FloatingPointError, match=message):
         train_latent_dit.main(config)
     for name in checkpoints(config):
         for tensor in load_file(config.output_dir / "checkpoints" / name / "model.safetensors").values():

@@ -6,8 +6,9 @@ Nothing is converted silently: a file of another sample rate is an error that sa
 import importlib.util
 import os
 from collections.abc import Iterator
+from io import IOBase
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -72,7 +73,7 @@ def _walk(folder: Path, faults: dict[str, str]) -> Iterator[Path]:
         folders[:] = [name for name in folders if os.path.realpath(Path(place, name)) not in seen]
 
 
-def audio_info(file: Path | BinaryIO, name: str | None = None) -> AudioInfo:
+def audio_info(file: Path | IOBase, name: str | None = None) -> AudioInfo:
     """Header of a file that soundfile reads.
 
     Raises:
@@ -86,7 +87,7 @@ def audio_info(file: Path | BinaryIO, name: str | None = None) -> AudioInfo:
 
 
 def read_audio(
-    path: Path | BinaryIO,
+    path: Path | IOBase,
     sample_rate: int,
     start: int = 0,
     num_samples: int | None = None,
@@ -123,7 +124,7 @@ def read_audio(
 
 
 def _read_with_soundfile(
-    path: Path | BinaryIO, start: int, num_samples: int | None, name: str
+    path: Path | IOBase, start: int, num_samples: int | None, name: str
 ) -> tuple[np.ndarray, int]:
     try:
         with soundfile.SoundFile(path) as file:

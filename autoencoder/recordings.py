@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import IOBase
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -31,7 +32,7 @@ class Recordings(Protocol):
         """Header of every recording, or why it cannot be used."""
         ...
 
-    def open(self, index: int) -> Path | BinaryIO:
+    def open(self, index: int) -> Path | IOBase:
         """The file. Raises ValueError if it has gone."""
         ...
 

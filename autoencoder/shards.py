@@ -17,7 +17,7 @@ import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -106,7 +106,7 @@ def _entry(path: Path, key: str, member: tarfile.TarInfo, record: tarfile.TarInf
     info: AudioInfo | str
     try:
         with Window(path, member.offset_data, member.size) as window:
-            info = audio_info(cast(BinaryIO, window), member.name)
+            info = audio_info(window, member.name)
     except ValueError as error:
         info = f"unreadable ({str(error).removeprefix(f'{member.name} cannot be read as audio: ')})"
     return Entry(
@@ -177,10 +177,10 @@ class AudioShards:
     def infos(self) -> list[AudioInfo | str]:
         return [entry.info for _, entry in self.places]
 
-    def open(self, index: int) -> BinaryIO:
+    def open(self, index: int) -> Window:
         number, entry = self.places[index]
         try:
-            return cast(BinaryIO, Window(self.path(self.urls[number]), entry.start, entry.size))
+            return Window(self.path(self.urls[number]), entry.start, entry.size)
         except OSError as error:
             raise ValueError(f"the shard {self.urls[number]} cannot be read: {error.strerror}") from error
 

@@ -18,11 +18,11 @@ class ConsistencyObjective(nn.Module):
     precision and gradient synchronisation then cover the encoder as well.
     """
 
-    def __init__(self, model: Music2LatentAutoencoder, gap: GapSchedule) -> None:
+    def __init__(self, model: Music2LatentAutoencoder, gap: GapSchedule, is_log_normal: bool = False) -> None:
         super().__init__()
         self.model = model
         self.gap = gap
-        self.density = NoiseDensity(model.ramp)
+        self.density = NoiseDensity(model.ramp, is_log_normal=is_log_normal)
         self._no_split_modules = model._no_split_modules  # what FSDP wraps one by one
 
     def forward(

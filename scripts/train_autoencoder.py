@@ -60,6 +60,8 @@ class AutoencoderTrainingConfig(TrainingConfig):
     """Crops are made louder or quieter by up to so many dB."""
     mix_probability: float = 0.0
     """Part of the crops to which a crop of another recording is added."""
+    is_log_normal: bool = False
+    """True log-normal noise levels instead of the published density."""
     freeze_encoder: bool = False
     """Train only the decoder and the denoiser, so that latents stay valid; with --init_from."""
     first_gap: float = 0.1
@@ -186,7 +188,7 @@ def main(config: AutoencoderTrainingConfig) -> Path | None:
     parameters = trained_parameters(model)
     task = Task(
         model=model,
-        objective=ConsistencyObjective(model, gap),
+        objective=ConsistencyObjective(model, gap, config.is_log_normal),
         optimizer=torch.optim.RAdam(parameters, lr=config.learning_rate, betas=(0.9, config.adam_beta2), foreach=True),
         dataset=dataset,
         validate=validate_all,

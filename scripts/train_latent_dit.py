@@ -67,6 +67,8 @@ class LatentDiTTrainingConfig(TrainingConfig):
     """Centre of the logit-normal times: above 0 trains more on noise, where a sample is begun."""
     time_std: float = 1.0
     """Their spread."""
+    uniform_times: bool = False
+    """Uniform times instead."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """Muon orthogonalises the updates of the blocks' matrices; everything else goes through AdamW."""
     weight_decay: float = 0.01
@@ -143,7 +145,13 @@ def load_model(config: LatentDiTTrainingConfig, data: LatentClips) -> LatentDiT:
 def build_objective(config: LatentDiTTrainingConfig, model: LatentDiT, data: LatentClips) -> FlowObjective:
     """Loss with the run's settings."""
     empty_prompt = data.embeddings[""].float()
-    return FlowObjective(model, empty_prompt, time_mean=config.time_mean, time_std=config.time_std)
+    return FlowObjective(
+        model,
+        empty_prompt,
+        time_mean=config.time_mean,
+        time_std=config.time_std,
+        uniform_times=config.uniform_times,
+    )
 
 
 def validation_loss(objective: FlowObjective, data: LatentClips, num_clips: int) -> float:
@@ -212,7 +220,8 @@ def main(config: LatentDiTTrainingConfig) -> Path | None:
     def validate(model: LatentDiT, step: int) -> Validation:
         pipeline = Music2LatentPipeline(codec, model, text_encoder, tokenizer, FlowMatchEulerDiscreteScheduler())
         result = render_prompts(pipeline.to(model.device), config.validation_prompts)
-        judged = build_objective(config, model, data).to(model.device)
+        # uniform times whatever the training's: losses of different runs can be compared
+        judged = FlowObjective(model, data.embeddings[""].float(), uniform_times=True).to(model.device)
         result.scalars["loss"] = validation_loss(judged, held_out, config.num_validation_clips)
         return result
 

@@ -159,7 +159,9 @@ def test_shards_of_other_files_are_not_mixed_up(folder: Path) -> None:
     write_collection(folder / "in")
     prepare(folder)
     soundfile.write(folder / "in" / "new.wav", tone(900.0, 1.5)[0].numpy(), SAMPLE_RATE)
-    with pytest.raises(ValueError, match="shards that were begun with other files, metadata or settings; give another"):
+    with pytest.raises(
+        ValueError, match="shards that were begun with other files, metadata or settings; give"
+    ):
         prepare(folder)
 
 
@@ -197,7 +199,7 @@ def test_other_formats_are_read_with_the_extra(folder: Path) -> None:
     back = read_recording(shards, 0, SAMPLE_RATE)
     assert back.shape[0] == 2
     assert abs(back.shape[1] - 66_150) < 2048  # the format adds some padding
-    spectrum = torch.fft.rfft(back[0, : SAMPLE_RATE]).abs()
+    spectrum = torch.fft.rfft(back[0, :SAMPLE_RATE]).abs()
     assert int(spectrum.argmax()) == 440
 
 

@@ -215,7 +215,8 @@ class Run:
                         return False
         finally:
             stop.restore()
-        self.accelerator.print(self.faults.of_all_processes(self.accelerator).summary(), end="")
+        if summary := self.faults.of_all_processes(self.accelerator).summary():
+            self.accelerator.print(summary)
         return True
 
     def with_average(self, call: Callable[[ModelMixin], Any]) -> Any:

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from jaxtyping import Float
 from jsonargparse import auto_cli, set_parsing_settings
 from torch import Tensor
@@ -30,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from autoencoder import Music2LatentAutoencoder
 from autoencoder.metadata import JSON_LINES, read_metadata
+from autoencoder.processes import process_state
 from autoencoder.recordings import AudioFolder, Recordings, is_shards, open_recordings, read_recording
 from latent_diffusion.conditions import key_index, tempo_value
 from latent_diffusion.data import CodecInfo, LatentItem, LatentStatistics, read_shard, write_shard
@@ -194,7 +194,7 @@ def check_plan(config: EncodingConfig, recordings: Recordings, codec: CodecInfo)
 
 def main(config: EncodingConfig) -> None:
     """Encode; each process takes every n-th shard that is not there yet."""
-    state = PartialState()
+    state = process_state()
     with state.main_process_first():  # looking through shards writes their indices
         recordings = open_captioned(config)
     for name, reason in recordings.faults.items():

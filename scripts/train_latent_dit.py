@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from accelerate import PartialState
 from diffusers.schedulers import FlowMatchEulerDiscreteScheduler
 from jsonargparse import auto_cli, set_parsing_settings
 from transformers import PreTrainedModel
@@ -33,6 +32,7 @@ from autoencoder.data_order import seed_of
 from autoencoder.figures import spectrogram_figure
 from autoencoder.muon import MuonWithAdamW
 from autoencoder.optimization import trained_parameters
+from autoencoder.processes import process_state
 from autoencoder.training import Task, TrainingConfig, Validation, fit
 from latent_diffusion import LatentDiT
 from latent_diffusion.caption_states import encode_captions
@@ -203,7 +203,7 @@ def main(config: LatentDiTTrainingConfig) -> Path | None:
     torch.manual_seed(config.seed)
     codec = Music2LatentAutoencoder.from_pretrained(config.autoencoder).eval()
     max_frames = codec.num_latent_frames(round(config.max_seconds * codec.config.sample_rate))
-    data = LatentClips(config.data_dir, max_frames, config.latents_in, PartialState().device)
+    data = LatentClips(config.data_dir, max_frames, config.latents_in, process_state().device)
     held_out = LatentClips(config.validation_dir, max_frames, "disk")
     if data.codec != held_out.codec or data.codec.codec_id != (codec.config.codec_id or codec.fingerprint()):
         raise ValueError(
@@ -212,7 +212,7 @@ def main(config: LatentDiTTrainingConfig) -> Path | None:
         )
     tokenizer, text_encoder = load_text_encoder(config.text_encoder)
     for clips in (data, held_out):
-        with PartialState().main_process_first():
+        with process_state().main_process_first():
             clips.embeddings = encode_captions(clips.captions, tokenizer, text_encoder, config.output_dir / "captions")
     model = build_model(config, data, text_encoder)
     held_out.max_frames = model.config.max_frames  # no clip to train on may be as long as a held-out one

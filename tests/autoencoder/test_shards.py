@@ -121,9 +121,7 @@ def test_a_shard_that_goes_away_later_is_named_and_the_others_go_on(
 
 
 def test_no_shard_is_an_error_with_the_first_reason(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"none of the 2 shards of .* can be used; the first: .*0\.tar is mis"
-    ):
+    with pytest.raises(ValueError, match=r"none of the 2 shards of .* can be used; the first: .*0\.tar is mis"):
         AudioShards(f"{tmp_path}/audio-{{0..1}}.tar", tmp_path / "cache")
 
 

@@ -159,9 +159,7 @@ def test_shards_of_other_files_are_not_mixed_up(folder: Path) -> None:
     write_collection(folder / "in")
     prepare(folder)
     soundfile.write(folder / "in" / "new.wav", tone(900.0, 1.5)[0].numpy(), SAMPLE_RATE)
-    with pytest.raises(
-        ValueError, match="shards that were begun with other files, metadata or settings; give"
-    ):
+    with pytest.raises(ValueError, match="shards that were begun with other files, metadata or settings; give"):
         prepare(folder)
 
 

@@ -11,6 +11,7 @@ All runs are made one after the other in one process; given again, the command c
 import json
 import statistics
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts import train_autoencoder, train_latent_dit
 
-CONFIGS = {
+CONFIGS: dict[str, tuple[type, Callable[[Any], Path | None]]] = {
     "autoencoder": (train_autoencoder.AutoencoderTrainingConfig, train_autoencoder.main),
     "latent_dit": (train_latent_dit.LatentDiTTrainingConfig, train_latent_dit.main),
 }
@@ -50,9 +51,8 @@ def train(config: ComparisonConfig, name: str, seed: int) -> dict[str, float]:
     folder = config.output_dir / f"{name.replace('/', '-')}-{seed}"
     kind, main = CONFIGS[config.training]
     settings = config.settings | config.variants[name] | {"seed": seed, "output_dir": str(folder)}
-    arguments = [
-        f"--{key}={json.dumps(value) if not isinstance(value, str) else value}" for key, value in settings.items()
-    ]
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
+    arguments = [f"--{key}={text}" for key, text in texts.items()]
     main(auto_cli(kind, args=["--config", str(config.recipe), *arguments], as_positional=False))
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     last = next(line for line in reversed(lines) if any(key.startswith("validation/") for key in line))

@@ -53,7 +53,8 @@ def train(config: ComparisonConfig, name: str, seed: int) -> dict[str, float]:
     settings = config.settings | config.variants[name] | {"seed": seed, "output_dir": str(folder)}
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
     arguments = [f"--{key}={text}" for key, text in texts.items()]
-    main(auto_cli(kind, args=["--config", str(config.recipe), *arguments], as_positional=False))
+    if main(auto_cli(kind, args=["--config", str(config.recipe), *arguments], as_positional=False)) is None:
+        raise SystemExit("stopped by a signal; the same command continues from there")
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     last = next(line for line in reversed(lines) if any(key.startswith("validation/") for key in line))
     return {key.removeprefix("validation/"): value for key, value in last.items() if key.startswith("validation/")}

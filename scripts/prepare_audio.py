@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from autoencoder.audio import find_audio, read_audio, resample, write_audio
 from autoencoder.inspection import Inspection, Requirements, inspect_audio
 from autoencoder.metadata import JSON_LINES, read_metadata
-from autoencoder.shards import INDEX_SUFFIX, write_index
+from autoencoder.shard_index import INDEX_SUFFIX, write_index
 
 
 @dataclass(frozen=True, kw_only=True)

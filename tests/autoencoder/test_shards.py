@@ -17,7 +17,8 @@ from autoencoder import shards as shards_module
 from autoencoder.data import RandomCrops
 from autoencoder.data_order import PositionedItems, Positions
 from autoencoder.recordings import AudioFolder, open_recordings, read_recording
-from autoencoder.shards import INDEX_SUFFIX, AudioShards
+from autoencoder.shard_index import INDEX_SUFFIX, write_index
+from autoencoder.shards import AudioShards
 from tests.conftest import SAMPLE_RATE, tone
 
 
@@ -79,7 +80,7 @@ def test_shards_are_read_wherever_they_are(tars: Path, server: str, tmp_path: Pa
 
 def test_an_index_beside_a_shard_is_used_only_if_it_is_of_that_shard(tars: Path, tmp_path: Path) -> None:
     path = tars / "audio-000.tar"
-    shards_module.write_index(path, path.with_name(path.name + INDEX_SUFFIX))
+    write_index(path, path.with_name(path.name + INDEX_SUFFIX))
     path.write_bytes((tars / "audio-001.tar").read_bytes() + bytes(10240))
     assert numbers(AudioShards(path, tmp_path / "cache")) == [4, 5, 6, 7]
 

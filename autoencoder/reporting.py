@@ -5,7 +5,8 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,16 +126,29 @@ class Reporter:
 
     def log(self, values: dict[str, float], step: int) -> None:
         """One entry."""
-        self.accelerator.log(values, step=step)
-        if self.accelerator.is_main_process:
-            with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step} | values) + "\n")
+        with self._disk_may_be_full(step):
+            self.accelerator.log(values, step=step)
+            if self.accelerator.is_main_process:
+                with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"step": step} | values) + "\n")
 
     def validation(self, result: Validation, step: int) -> None:
         """Numbers, audio and pictures of a validation."""
         text = ", ".join(f"{name} {value:.4g}" for name, value in result.scalars.items())
         tqdm.write(f"step {step}: validation: {text}", file=sys.stderr)
         self.log({f"validation/{name}": value for name, value in result.scalars.items()}, step)
+        with self._disk_may_be_full(step):
+            self._write_panels(result, step)
+
+    @contextmanager
+    def _disk_may_be_full(self, step: int) -> Iterator[None]:
+        """A report that cannot be written is said to be missing; training goes on."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # soundfile's errors are RuntimeErrors
+            tqdm.write(f"step {step}: the report could not be written: {error}", file=sys.stderr)
+
+    def _write_panels(self, result: Validation, step: int) -> None:
         panels = self.folder / "panels" / f"step-{step:08d}"
         if result.audio or result.figures:
             panels.mkdir(parents=True, exist_ok=True)

@@ -220,6 +220,7 @@ def test_a_full_disk_leaves_the_checkpoints_before_it_usable(configure, tmp_path
         pytest.raises(OSError, match=r"step 8 could not .* step-00000006\. Free"),
     ):
         train_autoencoder.main(config)
+    assert "the report could not be written" in capsys.readouterr().err
     assert checkpoints(config) == ["step-00000006"]
     assert not list((config.output_dir / "checkpoints").glob("*.partial"))
     assert train_autoencoder.main(config)

@@ -7,7 +7,8 @@ Without ``data_dir`` (``latents_dir``) crops (clips) are made up. Also measures 
 ``published`` the training step of the published codec, run from a checkout of its package as a black box, is measured
 in turn with ours, on the same weights and batch: its encoder and latent decoder once, its network at both noise
 levels, our loss, RAdam. Its own training script is not part of that package; as reported of it, the target is computed
-with gradients and then cut off. The other row leaves that out. Prints a table.
+with gradients and then cut off. The other row leaves that out. Prints a table; on a
+CPU that others use as well, compare the processor time.
 """
 
 import multiprocessing
@@ -68,7 +69,7 @@ class BenchmarkConfig:
     clip_frames: int = 324
     """Latent frames of made-up clips; 324 are 30 s."""
     steps: int = 5
-    """Measured steps of each, after two that do not count."""
+    """Measured steps of each, after one that does not count."""
     num_workers: int = 2
     """Data-loading processes."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
@@ -167,11 +168,11 @@ def our_steps(
     flops = float(count_flops(accelerator, objective, next(batches)))
     while True:
         synchronize()
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         update = make_update(accelerator, objective, optimizer, batches, 0, 0.5, None)
         synchronize()
-        seconds = time.perf_counter() - started
-        yield {"seconds": seconds, "waited": update.waited, "flops": flops, "items": batch_size}
+        times = {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu}
+        yield times | {"waited": update.waited, "flops": flops, "items": batch_size}
 
 
 def count_flops(accelerator: Accelerator, objective: torch.nn.Module, batch: Batch) -> int:
@@ -199,7 +200,7 @@ def published_steps(config: BenchmarkConfig, target_has_graph: bool = True) -> I
         noise, t = torch.randn_like(x0), torch.rand(size, device=device)
         high, low = ours.ramp.sigma(0.1 + 0.9 * t), ours.ramp.sigma(0.9 * t)
         synchronize()
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
             latents = network.encoder(x0)
             maps = network.decoder(latents)
@@ -211,7 +212,8 @@ def published_steps(config: BenchmarkConfig, target_has_graph: bool = True) -> I
         optimizer.step()
         optimizer.zero_grad()
         synchronize()
-        yield {"seconds": time.perf_counter() - started, "waited": 0.0, "flops": 0.0, "items": size}
+        times = {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu}
+        yield times | {"waited": 0.0, "flops": 0.0, "items": size}
 
 
 def published_steps_without_graph(config: BenchmarkConfig) -> Iterator[dict[str, float]]:
@@ -248,7 +250,7 @@ def run_in_turn(
         processes.append(context.Process(target=serve, args=(steps, config, theirs)))
         processes[-1].start()
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
-    for _ in range(config.steps + 2):
+    for _ in range(config.steps + 1):
         for name, pipe in pipes.items():
             pipe.send(True)
             measured[name].append(pipe.recv())
@@ -256,7 +258,7 @@ def run_in_turn(
         pipe.send(False)
         process.join(10)
         process.kill()
-    return {name: rows[2:] for name, rows in measured.items()}
+    return {name: rows[1:] for name, rows in measured.items()}
 
 
 def peak_flops(config: BenchmarkConfig) -> float:
@@ -299,13 +301,15 @@ def main(config: BenchmarkConfig) -> dict[str, dict[str, float]]:
         contenders["transformer"] = dit_steps
     peak, results = peak_flops(config), {}
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {peak / 1e12:.2f} TFLOP/s at best")
-    print(f"{'':40}{'s/step':>9}{'items/s':>9}{'data wait':>11}{'utilisation':>13}{'peak MiB':>10}")
+    print(f"{'':40}{'s/step':>9}{'CPU s':>9}{'items/s':>9}{'data wait':>11}{'utilisation':>13}{'peak MiB':>10}")
     for name, rows in run_in_turn(config, contenders).items():
         median = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
         seconds = median["seconds"]
         share, rate = median["waited"] / seconds, median["items"] / seconds
         used = f"{100 * median['flops'] / seconds / peak:.1f} %" if median["flops"] else ""
-        print(f"{name:40}{seconds:>9.3f}{rate:>9.2f}{100 * share:>9.1f} %{used:>13}{median['memory']:>10.0f}")
+        print(
+            f"{name:40}{seconds:>9.3f}{median['cpu']:>9.3f}{rate:>9.2f}{100 * share:>9.1f} %{used:>13}{median['memory']:>10.0f}"
+        )
         results[name] = median
     torch.set_num_threads(1)
     if config.data_dir is not None:

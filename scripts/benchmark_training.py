@@ -307,9 +307,8 @@ def main(config: BenchmarkConfig) -> dict[str, dict[str, float]]:
         seconds = median["seconds"]
         share, rate = median["waited"] / seconds, median["items"] / seconds
         used = f"{100 * median['flops'] / seconds / peak:.1f} %" if median["flops"] else ""
-        print(
-            f"{name:40}{seconds:>9.3f}{median['cpu']:>9.3f}{rate:>9.2f}{100 * share:>9.1f} %{used:>13}{median['memory']:>10.0f}"
-        )
+        times = f"{seconds:>9.3f}{median['cpu']:>9.3f}{rate:>9.2f}{100 * share:>9.1f} %"
+        print(f"{name:40}{times}{used:>13}{median['memory']:>10.0f}")
         results[name] = median
     torch.set_num_threads(1)
     if config.data_dir is not None:

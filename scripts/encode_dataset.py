@@ -90,6 +90,11 @@ def open_captioned(config: EncodingConfig) -> Recordings:
     return AudioFolder(folder, [record.facts["file_name"] for record in records])
 
 
+def as_float(value: Any) -> Any:
+    """A whole number as a float; anything else as it is, for the checks that follow."""
+    return float(value) if type(value) is int else value
+
+
 def check_facts(facts: dict[str, Any]) -> list[str]:
     """Captions of one recording; its tempo and key are checked.
 
@@ -101,7 +106,7 @@ def check_facts(facts: dict[str, Any]) -> list[str]:
         raise ValueError(f"captions must be a list of texts, got {captions!r}")
     if not all(isinstance(caption, str) and caption.strip() for caption in captions):
         raise ValueError(f"text (or captions) must be non-empty text, got {captions!r}")
-    tempo_value(facts.get("tempo"))
+    tempo_value(as_float(facts.get("tempo")))
     key_index(facts.get("key"))
     return captions
 
@@ -145,7 +150,7 @@ def encode_shard(
                 file_name=facts["file_name"],
                 captions=tuple(facts["captions"]),
                 seconds=waveform.shape[1] / model.config.sample_rate,
-                tempo=facts.get("tempo"),
+                tempo=as_float(facts.get("tempo")),
                 key=facts.get("key"),
                 facts={name: value for name, value in facts.items() if name not in named},
             )

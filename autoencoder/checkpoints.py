@@ -4,66 +4,120 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
+
+RUN = "run.json"
 
 
 class Checkpoints:
     """Complete checkpoints of a run, ``folder/step-N``.
 
-    A checkpoint is written under a temporary name and renamed when complete: a killed save is never resumed from.
+    A checkpoint is written under a temporary name, brought to the disk and renamed: a killed save is never resumed
+    from, and neither a killed save nor a full disk touches the checkpoints before it.
+
+    Args:
+        identity: settings that must not change within a run, by name.
+        num_kept: older checkpoints are deleted.
     """
 
-    def __init__(self, accelerator: Accelerator, folder: Path, model_config: dict[str, Any], num_kept: int) -> None:
+    def __init__(self, accelerator: Accelerator, folder: Path, identity: Mapping[str, Any], num_kept: int) -> None:
         self.accelerator, self.folder, self.num_kept = accelerator, folder, num_kept
-        # names with an underscore are diffusers' notes; one is a set, in another order in each process
-        public = {name: value for name, value in model_config.items() if not name.startswith("_")}
-        self.model_config = json.loads(json.dumps(public, default=str))
+        self.identity = json.loads(json.dumps(dict(identity), default=str))
 
-    def resume(self) -> int:
-        """Load the newest checkpoint, if there is one. Returns the step it had reached.
+    def newest(self) -> Path | None:
+        """The newest complete checkpoint."""
+        return max(self.folder.glob("step-*[0-9]"), default=None)
+
+    def resume(self) -> dict[str, Any]:
+        """Load the newest checkpoint. Returns its notes with the ``step`` it had reached; step 0 if there is none.
 
         Raises:
-            ValueError: the checkpoint is of another architecture; the differences are listed.
+            ValueError: the run was started with other settings; the differences are listed.
         """
-        found = sorted(self.folder.glob("step-*[0-9]"))
-        if not found:
-            return 0
-        run = json.loads((found[-1] / "run.json").read_text())
+        newest = self.newest()
+        if newest is None:
+            return {"step": 0}
+        run = json.loads((newest / RUN).read_text())
         different = {
-            key: (run["model"].get(key), self.model_config.get(key))
-            for key in run["model"].keys() | self.model_config.keys()
-            if run["model"].get(key) != self.model_config.get(key)
+            key: (run["identity"].get(key), self.identity.get(key))
+            for key in run["identity"].keys() | self.identity.keys()
+            if run["identity"].get(key) != self.identity.get(key)
         }
         if different:
             lines = "; ".join(f"{key} was {old}, is {new}" for key, (old, new) in sorted(different.items()))
             raise ValueError(
-                f"the run in {self.folder.parent} trains another model: {lines}. "
+                f"the run in {self.folder.parent} was started with other settings: {lines}. "
                 "Give the old settings to continue it, or another --output_dir to start anew"
             )
-        self.accelerator.load_state(str(found[-1]))
-        return int(run["step"])
+        self.accelerator.load_state(str(newest))
+        return run
 
-    def save(self, step: int) -> None:
-        """Write the state of all processes, then delete the checkpoints that are too old."""
+    def save(self, step: int, notes: Mapping[str, Any] | None = None) -> str:
+        """Write the state of all processes, then delete the checkpoints that are too old.
+
+        Returns:
+            Why it could not be written, on every process; empty if it was. The older ones are left as they were then.
+        """
         final = self.folder / f"step-{step:08d}"
         partial = final.with_suffix(".partial")
+        if self._on_all(final.exists() and "complete already"):
+            return ""
+        problem = self._on_all(_attempt(self._make_room, partial))
+        problem = problem or self._on_all(_attempt(self.accelerator.save_state, str(partial)))
+        content = {"step": step} | dict(notes or {}) | {"identity": self.identity}
+        problem = problem or self._on_all(_attempt(self._publish, partial, final, content))
+        if problem and self.accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        return problem
+
+    def _on_all(self, problem: str | bool) -> str:
+        """The problem, if any process has one; all processes must call this, and it brings them together."""
+        flag = torch.tensor(float(bool(problem)), device=self.accelerator.device)
+        any_failed = self.accelerator.reduce(flag).item() > 0
+        return (str(problem) if problem else "another process failed") if any_failed else ""
+
+    def _make_room(self, partial: Path) -> None:
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            (partial / "run.json").write_text(json.dumps({"step": step, "model": self.model_config}, indent=1))
-            os.sync()  # the rename must not reach the disk before the data
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-            for old in sorted(self.folder.glob("step-*[0-9]"))[: -self.num_kept]:
-                shutil.rmtree(old)
-        self.accelerator.wait_for_everyone()
+
+    def _publish(self, partial: Path, final: Path, content: dict[str, Any]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        (partial / RUN).write_text(json.dumps(content, indent=1))
+        flush(partial)
+        partial.rename(final)
+        flush(self.folder)
+        for old in sorted(self.folder.glob("step-*[0-9]"))[: -self.num_kept]:
+            doomed = old.with_suffix(".partial")  # so that one that was half deleted does not look complete
+            old.rename(doomed)
+            shutil.rmtree(doomed)
+
+
+def _attempt(call: Callable[..., object], *args: object) -> str:
+    """Call. Returns why the disk refused, or an empty string."""
+    try:
+        call(*args)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a full disk
+        return str(error).strip() or repr(error)
+    return ""
+
+
+def flush(folder: Path) -> None:
+    """Bring a folder and its files to the disk: a rename must not get there before the data."""
+    for path in [*(path for path in folder.rglob("*") if path.is_file()), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def ignore_stop_signals(_worker: int) -> None:

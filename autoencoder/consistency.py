@@ -87,12 +87,15 @@ class NoiseDensity:
     log_mean: float = -1.1
     log_std: float = 2.0
     grid_size: int = 4096
+    is_log_normal: bool = False
 
     def t(self, uniform: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """Turn uniform numbers in [0, 1) into ramp positions by the inverse of the cumulative weight."""
         grid = torch.linspace(0, 1, self.grid_size + 1, dtype=torch.float32, device=uniform.device)
         centres = (grid[1:] + grid[:-1]) / 2
         weight = torch.exp(-((self.ramp.sigma(centres).log() - self.log_mean) ** 2) / (2 * self.log_std**2))
+        if self.is_log_normal:
+            weight = weight * self.ramp.sigma(grid).log().diff()
         cumulative = torch.nn.functional.pad(weight.cumsum(0) / weight.sum(), (1, 0))
         upper = torch.searchsorted(cumulative, uniform.contiguous()).clamp(1, self.grid_size)
         low, high = cumulative[upper - 1], cumulative[upper]

@@ -13,16 +13,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-MAX_ATTEMPTS = 16
+MAX_ATTEMPTS = 100  # so that a run goes on with the tenth of a set that is left
 Batch = tuple[list[int], dict[str, Tensor], list[str]]
 """Positions, tensors, and the reasons for which items were skipped on the way."""
 
 
 @runtime_checkable
 class TrainingData(Protocol):
-    """What training needs of a data set: an item is a function of (index, generator)."""
+    """What training needs of a data set: an item is a function of (index, generator), and so is the order."""
 
     def __len__(self) -> int: ...
+    def order(self, generator: torch.Generator) -> Tensor:
+        """A permutation of all indices, for one epoch."""
+        ...
+
     def draw(self, index: int, generator: torch.Generator) -> dict[str, Tensor]: ...
     def collate(self, items: list[dict[str, Tensor]]) -> dict[str, Tensor]: ...
 
@@ -63,7 +67,7 @@ class PositionedItems(Dataset):
         epoch, offset = divmod(position, len(self.data))
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, 1))
-            self._epoch, self._order = epoch, torch.randperm(len(self.data), generator=generator)
+            self._epoch, self._order = epoch, self.data.order(generator)
         return int(self._order[offset])
 
 

@@ -18,11 +18,12 @@ class ConsistencyObjective(nn.Module):
     precision and gradient synchronisation then cover the encoder as well.
     """
 
-    def __init__(self, model: Music2LatentAutoencoder, gap: GapSchedule) -> None:
+    def __init__(self, model: Music2LatentAutoencoder, gap: GapSchedule, is_log_normal: bool = False) -> None:
         super().__init__()
         self.model = model
         self.gap = gap
-        self.density = NoiseDensity(model.ramp)
+        self.density = NoiseDensity(model.ramp, is_log_normal=is_log_normal)
+        self._no_split_modules = model._no_split_modules  # what FSDP wraps one by one
 
     def forward(
         self, batch: dict[str, Tensor], generators: Sequence[torch.Generator], progress: float
@@ -35,15 +36,22 @@ class ConsistencyObjective(nn.Module):
             progress: part of the training that is done; it sets the gap.
         """
         model, ramp = self.model, self.model.ramp
-        x0 = model.spectrogram(batch["waveform"])
+        # channels-last is what the convolutions are fast with; everything computed from x0 keeps it
+        x0 = model.spectrogram(batch["waveform"]).contiguous(memory_format=torch.channels_last)
         uniform = torch.stack([torch.rand((), generator=one, device=x0.device) for one in generators])
         noise = randn_tensor(x0.shape, generator=list(generators), device=x0.device)
+        noise = noise.contiguous(memory_format=torch.channels_last)
         t_high = self.density.t(uniform)
         t_low = (t_high - self.gap(progress)).clamp(min=0)
         # at the very start of the ramp both levels coincide and the weight would be infinite
         t_high = t_high.clamp(min=1e-4)
-        maps = model.make_maps(model.encode_spectrogram(x0))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._trains_encoder()):
+            latents = model.encode_spectrogram(x0)
+        maps = model.make_maps(latents)
         losses = consistency_loss(
             lambda x, sigma: model.denoise(x, sigma, maps), x0, noise, ramp.sigma(t_low), ramp.sigma(t_high)
         )
         return losses, t_high
+
+    def _trains_encoder(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.model.encoder.parameters())

@@ -33,16 +33,18 @@ class FlowObjective(nn.Module):
         position_dropout: float = 0.1,
         time_mean: float = 0.0,
         time_std: float = 1.0,
+        uniform_times: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
+        self._no_split_modules = model._no_split_modules  # what FSDP wraps one by one
         self.register_buffer("empty_prompt", empty_prompt, persistent=False)
         self.unconditional_probability = unconditional_probability
         self.text_dropout = text_dropout
         self.number_dropout = number_dropout
         self.context_probability = context_probability
         self.position_dropout = position_dropout
-        self.time_mean, self.time_std = time_mean, time_std
+        self.time_mean, self.time_std, self.uniform_times = time_mean, time_std, uniform_times
 
     def forward(
         self, batch: dict[str, Tensor], generators: Sequence[torch.Generator], progress: float
@@ -58,7 +60,7 @@ class FlowObjective(nn.Module):
         x0 = self.model.normalize(batch["latents"]) * mask[:, None]
         draws = torch.stack([torch.rand(14, generator=one, device=x0.device) for one in generators])
         normal = randn_tensor((len(x0), 1), generator=list(generators), device=x0.device)[:, 0]
-        t = logit_normal(normal, self.time_mean, self.time_std)
+        t = torch.special.ndtr(normal) if self.uniform_times else logit_normal(normal, self.time_mean, self.time_std)
         noise = self._noise(x0, generators)
         context_mask = random_context_mask(draws[:, 6:], mask.sum(1), mask.shape[1])
         context_mask = context_mask * (draws[:, 0] < self.context_probability)[:, None, None]

@@ -54,6 +54,10 @@ class FixedCrops:
     def __len__(self) -> int:
         return len(self.crops)
 
+    def order(self, generator: torch.Generator) -> Tensor:
+        """In random order."""
+        return torch.randperm(len(self), generator=generator)
+
     def draw(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
         """One crop."""
         return {"waveform": self.crops[index]}
@@ -66,7 +70,7 @@ class FixedCrops:
 def read_crops(config: OverfitConfig, model: Music2LatentAutoencoder) -> list[Tensor]:
     """Mono crops of the training length."""
     rate, num_samples = model.config.sample_rate, crop_samples(model)
-    paths = find_audio(config.data_dir)[: config.num_crops]
+    paths = find_audio(Path(config.data_dir))[: config.num_crops]
     return [read_audio(path, rate, round(config.start_seconds * rate), num_samples).mean(0) for path in paths]
 
 
@@ -108,12 +112,12 @@ def main(config: OverfitConfig) -> dict[str, float]:
     model = Music2LatentAutoencoder(**config.model)
     crops, history, started = read_crops(config, model), [], time.perf_counter()
 
-    def validate(step: int) -> Validation:
+    def validate(model: Music2LatentAutoencoder, step: int) -> Validation:
         scalars = measure(model, crops)
         history.append({"step": step, "minutes": (time.perf_counter() - started) / 60} | scalars)
         return Validation(scalars=scalars)
 
-    def finish() -> Path:
+    def finish(model: Music2LatentAutoencoder) -> Path:
         panels: dict[str, Tensor] = {}
         for index, (crop, decoded) in enumerate(zip(crops, decode_crops(model, crops), strict=True)):
             panels |= {f"crop {index}": crop[None], f"crop {index}, decoded in one step": decoded[None]}

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from autoencoder.training import Task, Validation, fit
 from latent_diffusion import LatentDiT
+from latent_diffusion.caption_states import encode_captions
 from latent_diffusion.conditions import key_index
 from latent_diffusion.data import LatentClips, LatentItem, LatentStatistics
 from latent_diffusion.text import load_text_encoder
@@ -32,8 +33,7 @@ from scripts.train_latent_dit import (
     LatentDiTTrainingConfig,
     build_model,
     build_objective,
-    embed_captions,
-    parameter_groups,
+    build_optimizer,
 )
 
 NUM_STEPS = 25
@@ -133,24 +133,22 @@ def main(config: OverfitConfig) -> dict[str, int]:
     data.items = distinct_clips(data.items, config.num_clips, config.trim_frames)
     data.statistics = LatentStatistics.of([item.latents for item in data.items])
     tokenizer, text_encoder = load_text_encoder(config.text_encoder)
-    data.embeddings = embed_captions(data.captions, tokenizer, text_encoder)
+    data.embeddings = encode_captions(data.captions, tokenizer, text_encoder, config.output_dir / "captions")
     model = build_model(config, data, text_encoder)
     matrices: dict[str, Tensor] = {}
 
-    def validate(step: int) -> Validation:
+    def validate(model: LatentDiT, step: int) -> Validation:
         matrices.update(judge(model, data))
         return Validation(scalars={f"right by {kind}": float(num_right(matrix)) for kind, matrix in matrices.items()})
 
-    def finish() -> Path:
+    def finish(model: LatentDiT) -> Path:
         draw(matrices).savefig(config.output_dir / "matrices.png")
         values = {kind: matrix.tolist() for kind, matrix in matrices.items()}
         (config.output_dir / "result.json").write_text(json.dumps(values, indent=1))
         return config.output_dir
 
-    groups = parameter_groups(model, config.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.adam_beta2))
     objective = build_objective(config, model, data)
-    fit(Task(model, objective, optimizer, data, validate, finish), config)
+    fit(Task(model, objective, build_optimizer(config, model), data, validate, finish), config)
     return {kind: num_right(matrix) for kind, matrix in matrices.items()}
 
 

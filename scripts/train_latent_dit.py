@@ -4,6 +4,12 @@
         --data_dir outputs/latents/train --validation_dir outputs/latents/test \
         --autoencoder outputs/codec/autoencoder --output_dir outputs/dit
 
+To adapt a trained transformer to other music with a few megabytes (LoRA), for ``pipe.load_lora_weights``:
+
+    accelerate launch scripts/train_latent_dit.py --config scripts/configs/latent_dit_lora.yaml \
+        --init_from outputs/dit/transformer --data_dir outputs/latents/mine --validation_dir outputs/latents/test \
+        --autoencoder outputs/codec/autoencoder --output_dir outputs/lora
+
 The same command continues a run that was stopped. The exported transformer is ``output_dir/transformer`` (safetensors
 and config.json, averaged weights). Watch it with ``tensorboard --logdir outputs/dit/logs``.
 """
@@ -12,27 +18,30 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers.schedulers import FlowMatchEulerDiscreteScheduler
 from jsonargparse import auto_cli, set_parsing_settings
-from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from autoencoder import Music2LatentAutoencoder
 from autoencoder.data_order import seed_of
 from autoencoder.figures import spectrogram_figure
+from autoencoder.muon import MuonWithAdamW
+from autoencoder.optimization import trained_parameters
+from autoencoder.processes import process_state
 from autoencoder.training import Task, TrainingConfig, Validation, fit
 from latent_diffusion import LatentDiT
-from latent_diffusion.data import LatentClips, TextEmbeddings
+from latent_diffusion.caption_states import encode_captions
+from latent_diffusion.data import LatentClips, Place
+from latent_diffusion.lora import add_lora, save_lora
 from latent_diffusion.objective import FlowObjective
-from latent_diffusion.text import DEFAULT_TEXT_ENCODER, encode_text, load_text_encoder
+from latent_diffusion.text import DEFAULT_TEXT_ENCODER, load_text_encoder
 from pipelines import Music2LatentPipeline
 
-TEXT_BATCH = 64
 VALIDATION_DRAWS = 8  # times and noises per held-out clip: the loss of a single draw varies too much
 
 
@@ -58,14 +67,46 @@ class LatentDiTTrainingConfig(TrainingConfig):
     """Centre of the logit-normal times: above 0 trains more on noise, where a sample is begun."""
     time_std: float = 1.0
     """Their spread."""
+    uniform_times: bool = False
+    """Uniform times instead."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Muon orthogonalises the updates of the blocks' matrices; everything else goes through AdamW."""
     weight_decay: float = 0.01
-    """Of AdamW, on matrices only."""
+    """On matrices only."""
+    latents_in: Place = "memory"
+    """Where the latents are while training: disk reads a set as it is needed, device keeps it beside the model (with
+    --num_workers 0)."""
+    lora_rank: int | None = None
+    """Train adapters of this rank instead of the weights; with --init_from."""
+    lora_alpha: int | None = None
+    """Weight of the adapters is lora_alpha / lora_rank; lora_rank if not given."""
     model: dict[str, Any] = field(default_factory=dict)
     """Arguments of LatentDiT; the ones that follow from data, codec and text encoder are filled in."""
 
+    may_change: ClassVar[frozenset[str]] = TrainingConfig.may_change | {
+        "data_dir",
+        "validation_dir",
+        "autoencoder",
+        "num_validation_clips",
+        "validation_prompts",
+        "latents_in",
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lora_rank is not None and self.init_from is None:
+            raise ValueError("lora_rank adapts a trained transformer; give one with --init_from")
+        if self.latents_in == "device" and self.num_workers:
+            raise ValueError(
+                f"latents on the device cannot be reached from data-loading processes: give --num_workers 0 with "
+                f"--latents_in device, got {self.num_workers}"
+            )
+
 
 def build_model(config: LatentDiTTrainingConfig, data: LatentClips, text_encoder: PreTrainedModel) -> LatentDiT:
-    """Model for this data, codec and text encoder."""
+    """Model for this data, codec and text encoder, or the one of ``init_from``."""
+    if config.init_from is not None:
+        return load_model(config, data)
     codec, longest = data.codec, max(item.latents.shape[1] for item in data.items)
     return LatentDiT(
         in_channels=codec.latent_channels,
@@ -80,24 +121,37 @@ def build_model(config: LatentDiTTrainingConfig, data: LatentClips, text_encoder
     )
 
 
+def load_model(config: LatentDiTTrainingConfig, data: LatentClips) -> LatentDiT:
+    """The transformer of ``init_from``, with adapters if they are asked for.
+
+    Raises:
+        ValueError: it was made for another codec, text encoder or architecture.
+    """
+    model = LatentDiT.from_pretrained(config.init_from)
+    expected = {"codec_id": data.codec.codec_id, "text_encoder": config.text_encoder} | config.model
+    expected |= {"in_channels": data.codec.latent_channels}
+    different = {
+        name: (model.config.get(name), value) for name, value in expected.items() if model.config.get(name) != value
+    }
+    if different:
+        lines = "; ".join(f"{name} is {old} there, {new} here" for name, (old, new) in different.items())
+        raise ValueError(f"the transformer in {config.init_from} does not fit: {lines}")
+    data.max_frames = min(data.max_frames, model.config.max_frames)
+    if config.lora_rank is not None:
+        add_lora(model, config.lora_rank, config.lora_alpha or config.lora_rank)
+    return model
+
+
 def build_objective(config: LatentDiTTrainingConfig, model: LatentDiT, data: LatentClips) -> FlowObjective:
     """Loss with the run's settings."""
     empty_prompt = data.embeddings[""].float()
-    return FlowObjective(model, empty_prompt, time_mean=config.time_mean, time_std=config.time_std)
-
-
-def embed_captions(
-    captions: Sequence[str], tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel
-) -> TextEmbeddings:
-    """Token states of every caption, float16 on the CPU, computed once."""
-    encoder.to("cuda" if torch.cuda.is_available() else "cpu")
-    embeddings = {}
-    for start in tqdm(range(0, len(captions), TEXT_BATCH), desc="captions", unit="batch"):
-        texts = captions[start : start + TEXT_BATCH]
-        states, mask = encode_text(tokenizer, encoder, texts)
-        for text, state, real in zip(texts, states, mask, strict=True):
-            embeddings[text] = state[real].half().cpu()
-    return embeddings
+    return FlowObjective(
+        model,
+        empty_prompt,
+        time_mean=config.time_mean,
+        time_std=config.time_std,
+        uniform_times=config.uniform_times,
+    )
 
 
 def validation_loss(objective: FlowObjective, data: LatentClips, num_clips: int) -> float:
@@ -127,11 +181,21 @@ def render_prompts(pipeline: Music2LatentPipeline, prompts: Sequence[str]) -> Va
     )
 
 
-def parameter_groups(model: LatentDiT, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases, gains, tables and embeddings of single values do not."""
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+def build_optimizer(config: LatentDiTTrainingConfig, model: LatentDiT) -> torch.optim.Optimizer:
+    """Optimiser of what is trained. Matrices decay; biases, gains, tables and embeddings of single values do not."""
+    betas, lr = (0.9, config.adam_beta2), config.learning_rate
+    trained = trained_parameters(model)
+    if config.optimizer == "muon":
+        blocks = {id(one) for one in model.transformer_blocks.parameters()}
+        hidden = [one for one in trained if one.ndim == 2 and id(one) in blocks and one.shape[0] > 9]
+        chosen = {id(one) for one in hidden}
+        others = [one for one in trained if id(one) not in chosen]
+        return MuonWithAdamW(hidden, others, lr, betas, config.weight_decay)
+    groups = [
+        {"params": [one for one in trained if one.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [one for one in trained if one.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=betas)
 
 
 def main(config: LatentDiTTrainingConfig) -> Path | None:
@@ -139,35 +203,39 @@ def main(config: LatentDiTTrainingConfig) -> Path | None:
     torch.manual_seed(config.seed)
     codec = Music2LatentAutoencoder.from_pretrained(config.autoencoder).eval()
     max_frames = codec.num_latent_frames(round(config.max_seconds * codec.config.sample_rate))
-    data, held_out = LatentClips(config.data_dir, max_frames), LatentClips(config.validation_dir, max_frames)
+    data = LatentClips(config.data_dir, max_frames, config.latents_in, process_state().device)
+    held_out = LatentClips(config.validation_dir, max_frames, "disk")
     if data.codec != held_out.codec or data.codec.codec_id != (codec.config.codec_id or codec.fingerprint()):
         raise ValueError(
             f"training data, validation data and autoencoder belong to different codecs: {data.codec}, "
             f"{held_out.codec} and {codec.config.codec_id}; encode both sets with this autoencoder"
         )
     tokenizer, text_encoder = load_text_encoder(config.text_encoder)
-    data.embeddings = embed_captions(data.captions, tokenizer, text_encoder)
-    held_out.embeddings = embed_captions(held_out.captions, tokenizer, text_encoder)
+    for clips in (data, held_out):
+        with process_state().main_process_first():
+            clips.embeddings = encode_captions(clips.captions, tokenizer, text_encoder, config.output_dir / "captions")
     model = build_model(config, data, text_encoder)
     held_out.max_frames = model.config.max_frames  # no clip to train on may be as long as a held-out one
-    objective = build_objective(config, model, data)
-    pipeline = Music2LatentPipeline(codec, model, text_encoder, tokenizer, FlowMatchEulerDiscreteScheduler())
 
-    def validate(step: int) -> Validation:
+    def validate(model: LatentDiT, step: int) -> Validation:
+        pipeline = Music2LatentPipeline(codec, model, text_encoder, tokenizer, FlowMatchEulerDiscreteScheduler())
         result = render_prompts(pipeline.to(model.device), config.validation_prompts)
-        result.scalars["loss"] = validation_loss(objective, held_out, config.num_validation_clips)
+        # uniform times whatever the training's: losses of different runs can be compared
+        judged = FlowObjective(model, data.embeddings[""].float(), uniform_times=True).to(model.device)
+        result.scalars["loss"] = validation_loss(judged, held_out, config.num_validation_clips)
         return result
 
-    def export() -> Path:
+    def export(model: LatentDiT) -> Path:
+        if config.lora_rank is not None:
+            return save_lora(model, config.output_dir / "lora")
         folder = config.output_dir / "transformer"
         model.save_pretrained(folder)
         return folder
 
-    groups = parameter_groups(model, config.weight_decay)
     task = Task(
         model=model,
-        objective=objective,
-        optimizer=torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.adam_beta2)),
+        objective=build_objective(config, model, data),
+        optimizer=build_optimizer(config, model),
         dataset=data,
         validate=validate,
         export=export,

@@ -9,6 +9,7 @@ import torch
 
 from autoencoder.audio import find_audio, read_audio, resample, write_audio
 from autoencoder.data import RandomCrops
+from autoencoder.recordings import AudioFolder
 from tests.conftest import SAMPLE_RATE, tone
 
 
@@ -68,7 +69,7 @@ def test_resampling_keeps_the_pitch() -> None:
 
 
 def test_crops_are_a_function_of_index_and_generator(music_dir: Path) -> None:
-    crops = RandomCrops(find_audio(music_dir), SAMPLE_RATE, 1000)
+    crops = RandomCrops(AudioFolder(music_dir), SAMPLE_RATE, 1000)
     first, again, other = (crops.draw(1, torch.Generator().manual_seed(k))["waveform"] for k in (1, 1, 2))
     assert first.shape == (1000,)
     torch.testing.assert_close(first, again, rtol=0, atol=0)
@@ -79,8 +80,8 @@ def test_files_that_cannot_be_used_are_listed_with_the_reason(music_dir: Path) -
     (music_dir / "train" / "text.flac").write_text("not audio")
     soundfile.write(music_dir / "train" / "slow.wav", np.zeros(9000), 8000)
     soundfile.write(music_dir / "train" / "short.wav", np.zeros(10), SAMPLE_RATE)
-    crops = RandomCrops(find_audio(music_dir / "train"), SAMPLE_RATE, 1000)
-    reasons = {path.name: reason for path, reason in crops.skipped.items()}
+    crops = RandomCrops(AudioFolder(music_dir / "train"), SAMPLE_RATE, 1000)
+    reasons = {Path(name).name: reason for name, reason in crops.skipped.items()}
     assert len(crops) == 4
     assert "unreadable" in reasons["text.flac"]
     assert "8000 Hz" in reasons["slow.wav"]
@@ -90,10 +91,10 @@ def test_files_that_cannot_be_used_are_listed_with_the_reason(music_dir: Path) -
 def test_a_silent_file_is_refused_when_drawn(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "silent.wav", np.zeros(5000), SAMPLE_RATE)
     with pytest.raises(ValueError, match=r"silent\.wav: 8 random crops in a row were silent"):
-        RandomCrops(find_audio(tmp_path), SAMPLE_RATE, 1000).draw(0, torch.Generator())
+        RandomCrops(AudioFolder(tmp_path), SAMPLE_RATE, 1000).draw(0, torch.Generator())
 
 
 def test_no_usable_file_is_an_error_with_the_first_reason(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "short.wav", np.zeros(10), SAMPLE_RATE)
-    with pytest.raises(ValueError, match=r"none of the 1 audio files .* too short \(10 samples\)"):
-        RandomCrops(find_audio(tmp_path), SAMPLE_RATE, 1000)
+    with pytest.raises(ValueError, match=r"none of the 1 recordings .* too short \(10 samples\)"):
+        RandomCrops(AudioFolder(tmp_path), SAMPLE_RATE, 1000)

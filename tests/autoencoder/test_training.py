@@ -13,7 +13,8 @@ from torch.utils.data import default_collate
 
 from autoencoder.checkpoints import Checkpoints, StopSignal
 from autoencoder.data_order import PositionedItems, Positions, seed_of
-from autoencoder.training import TrainingConfig, learning_rate_at, loss_by_band
+from autoencoder.reporting import LossMeter
+from autoencoder.training import TrainingConfig, learning_rate_at
 
 CONFIG = TrainingConfig(
     output_dir=Path(), max_steps=110, warmup_steps=10, learning_rate=1e-3, final_learning_rate=1e-5
@@ -59,6 +60,9 @@ class Numbers:
 
     def __len__(self) -> int:
         return self.length
+
+    def order(self, generator: torch.Generator) -> torch.Tensor:
+        return torch.randperm(self.length, generator=generator)
 
     def draw(self, index: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         if index in self.bad:
@@ -115,7 +119,7 @@ def test_the_report_travels_with_the_batch():
 
 def test_nothing_but_bad_items_is_an_error():
     items = PositionedItems(Numbers(3, bad=(0, 1, 2)), seed=0)
-    with pytest.raises(RuntimeError, match=r"16 items in a row could not be used; the last: item \d is bad"):
+    with pytest.raises(RuntimeError, match=r"100 items in a row could not be used; the last: item \d is bad"):
         items[0]
 
 
@@ -144,13 +148,17 @@ def test_seeds_of_neighbouring_numbers_differ():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_the_loss_is_averaged_in_each_part_of_the_range():
-    losses, levels = torch.tensor([1.0, 3.0, 5.0, 7.0]), torch.tensor([0.0, 0.1, 0.6, 1.0])
-    assert loss_by_band(losses, levels) == {
+def test_the_loss_is_averaged_over_the_steps_and_in_each_part_of_the_range():
+    meter = LossMeter(torch.device("cpu"))
+    meter.add(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.1]))
+    meter.add(torch.tensor([5.0, 7.0]), torch.tensor([0.6, 1.0]))
+    assert meter.read(Accelerator(cpu=True)) == {
+        "loss": 4.0,
         "loss/level 0.00-0.25": 2.0,
         "loss/level 0.50-0.75": 5.0,
         "loss/level 0.75-1.00": 7.0,
     }
+    assert meter.read(Accelerator(cpu=True)) == {}
 
 
 @pytest.fixture
@@ -169,10 +177,11 @@ def test_the_newest_checkpoints_are_kept(checkpoints, tmp_path):
 
 
 def test_a_run_continues_from_its_newest_checkpoint(checkpoints):
-    assert checkpoints.resume() == 0
+    assert checkpoints.resume()["step"] == 0
     for step in (90, 100):
-        checkpoints.save(step)
-    assert checkpoints.resume() == 100
+        checkpoints.save(step, {"faults": {"a.wav": 3}})
+    run = checkpoints.resume()
+    assert (run["step"], run["faults"]) == (100, {"a.wav": 3})
 
 
 def test_a_checkpoint_can_be_written_again(checkpoints, tmp_path):
@@ -184,15 +193,15 @@ def test_a_checkpoint_can_be_written_again(checkpoints, tmp_path):
 def test_what_a_killed_save_has_left_is_no_checkpoint(checkpoints, tmp_path):
     checkpoints.save(5)
     (tmp_path / "step-00000006.partial").mkdir()
-    assert checkpoints.resume() == 5
+    assert checkpoints.resume()["step"] == 5
     checkpoints.save(6)
     assert names(tmp_path) == ["step-00000005", "step-00000006"]
 
 
-def test_a_checkpoint_of_another_architecture_is_an_error_that_shows_the_difference(checkpoints, tmp_path):
+def test_a_checkpoint_of_other_settings_is_an_error_that_shows_the_difference(checkpoints, tmp_path):
     checkpoints.save(5)
     other = Checkpoints(Accelerator(cpu=True), tmp_path, {"width": 16, "depth": 2}, num_kept=2)
-    with pytest.raises(ValueError, match="another model: depth was None, is 2; width was 8, is 16"):
+    with pytest.raises(ValueError, match="started with other settings: depth was None, is 2; width was 8, is 16"):
         other.resume()
 
 
@@ -213,10 +222,3 @@ def test_the_second_signal_goes_to_whoever_had_it_before():
     os.kill(os.getpid(), signal.SIGINT)
     assert stop.received
     assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_the_order_of_the_notes_that_diffusers_keeps_does_not_matter(tmp_path):
-    settings = {"width": 8, "_use_default_values": ["mlp_ratio", "rope_theta"]}
-    Checkpoints(Accelerator(cpu=True), tmp_path, settings, num_kept=2).save(5)
-    settings["_use_default_values"] = ["rope_theta", "mlp_ratio"]
-    assert Checkpoints(Accelerator(cpu=True), tmp_path, settings, num_kept=2).resume() == 5

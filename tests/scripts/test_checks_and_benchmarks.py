@@ -9,6 +9,8 @@ import torch
 from latent_diffusion.data import CodecInfo, LatentItem, LatentStatistics, write_shard
 from pipelines import Music2LatentPipeline
 from scripts.benchmark_stages import STAGES, BenchmarkConfig, gigaflops
+from scripts.benchmark_training import BenchmarkConfig as TrainingBenchmark
+from scripts.benchmark_training import codec_steps, codec_training, dit_steps, dit_training, loader_rate
 from scripts.overfit_autoencoder import OverfitConfig as CodecOverfitConfig
 from scripts.overfit_autoencoder import main as overfit_codec
 from scripts.overfit_latent_dit import OverfitConfig, correlations, distinct_clips, num_right
@@ -87,3 +89,22 @@ def test_cost_is_counted_without_computing(pipeline: Music2LatentPipeline, tmp_p
     pipeline.autoencoder.save_pretrained(tmp_path)
     cost = gigaflops(tmp_path)
     assert 0 < cost["encode"] < cost["decode"]
+
+
+def test_the_training_benchmark_measures_both_trainings_and_their_loaders(chain, capsys) -> None:
+    config = TrainingBenchmark(
+        data_dir=chain.music / "train",
+        latents_dir=chain.latents / "train",
+        autoencoder_model=TINY_CODEC,
+        latent_dit_model={"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16},
+        clip_frames=20,
+        steps=1,
+        num_workers=0,
+        peak_tflops=1.0,
+    )
+    for steps in (codec_steps(config), dit_steps(config)):
+        row = next(steps)
+        assert row["seconds"] > row["waited"] > 0
+        assert row["flops"] > 0
+    for training in (codec_training, dit_training):
+        assert loader_rate(training(config)[2], num_items=16) > 0

@@ -4,13 +4,18 @@ import contextlib
 import json
 import multiprocessing
 import os
+import random
+import resource
+import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -69,7 +74,7 @@ def checkpoints(config: TrainingConfig) -> list[str]:
 
 def wait_for_checkpoint(config: TrainingConfig, process: BaseProcess, after: int = 0) -> None:
     """Until there is a checkpoint of a later step than ``after``."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while not any(int(name.removeprefix("step-")) > after for name in checkpoints(config)):
         assert process.is_alive(), f"the training ended with exit code {process.exitcode}"
         assert time.monotonic() < deadline, "no checkpoint within a minute"
@@ -81,26 +86,54 @@ def weights(config: TrainingConfig) -> dict:
 
 
 def finish(process: BaseProcess) -> None:
-    process.join(60)
+    process.join(150)
     assert process.exitcode == 0
 
 
-@pytest.mark.parametrize("training", TRAININGS)
-def test_a_killed_training_ends_like_an_undisturbed_one_bit_for_bit(training, configure, start, tmp_path):
-    whole = configure(training, tmp_path / "whole")
-    undisturbed = start(whole)
-    killed = configure(training, tmp_path / "killed")
-    process = start(killed)
-    wait_for_checkpoint(killed, process)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert not list(killed.output_dir.glob(f"*/{WEIGHTS}"))
+def state(folder: Path) -> dict:
+    """Everything that a checkpoint holds: weights, optimiser and average."""
+    average = torch.load(folder / "custom_checkpoint_0.pkl", weights_only=True)
+    optimizer = torch.load(folder / "optimizer.bin", weights_only=True)
+    return {"weights": load_file(folder / "model.safetensors"), "average": average, "optimizer": optimizer}
 
+
+@pytest.mark.parametrize(("training", "num_kills"), [("codec", 5), ("transformer", 2)])
+def test_a_training_killed_at_random_moments_ends_like_an_undisturbed_one(
+    training, num_kills, configure, start, tmp_path
+):
+    settings = {"max_steps": 16 * num_kills, "validate_every": 1000}
+    whole = configure(training, tmp_path / "whole", checkpoint_every=1000, **settings)
+    killed = configure(training, tmp_path / "killed", **settings)
+    undisturbed, chance, reached = start(whole), random.Random(), 0
+    for _ in range(num_kills):
+        process = start(killed)
+        wait_for_checkpoint(killed, process, after=reached)
+        time.sleep(chance.uniform(0, 0.1))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        reached = int(checkpoints(killed)[-1].removeprefix("step-"))
+    assert not list(killed.output_dir.glob(f"*/{WEIGHTS}"))
     finish(start(killed))
     finish(undisturbed)
     expected = weights(whole)
     for name, tensor in weights(killed).items():
+        assert_close(tensor, expected[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("training", TRAININGS)
+def test_ten_steps_and_ten_more_are_twenty_bit_for_bit(training, configure, start, tmp_path):
+    settings = {"max_steps": 20, "checkpoint_every": 10, "validate_every": 1000}
+    whole, halves = (configure(training, tmp_path / name, **settings) for name in ("whole", "halves"))
+    finish(start(whole))
+    first_half = Path("checkpoints") / "step-00000010"
+    shutil.copytree(whole.output_dir / first_half, halves.output_dir / first_half)
+    finish(start(halves))
+    assert "from step 10 of 20" in log_of(halves).read_text()
+    last = Path("checkpoints") / "step-00000020"
+    assert_close(state(halves.output_dir / last), state(whole.output_dir / last), rtol=0, atol=0)
+    expected = weights(whole)
+    for name, tensor in weights(halves).items():
         assert_close(tensor, expected[name], rtol=0, atol=0)
 
 
@@ -148,16 +181,63 @@ def test_only_the_newest_checkpoints_are_kept(configure, tmp_path):
 def test_continuing_with_another_architecture_is_an_error_that_shows_the_difference(configure, tmp_path):
     config = configure("codec", tmp_path, num_workers=0, max_steps=2)
     train_autoencoder.main(config)
-    other = configure("codec", tmp_path, model=config.model | {"latent_channels": 5, "embedding_dim": 8})
-    message = "trains another model: embedding_dim was 16, is 8; latent_channels was 4, is 5"
+    other = configure(
+        "codec", tmp_path, num_workers=0, max_steps=2, model=config.model | {"latent_channels": 5, "embedding_dim": 8}
+    )
+    message = r"started with other settings: model\.embedding_dim was 16, is 8; model\.latent_channels was 4, is 5"
     with pytest.raises(ValueError, match=rf"{message}.* or another --output_dir to start anew"):
         train_autoencoder.main(other)
 
 
-def test_a_loss_that_is_not_finite_stops_the_training_before_its_checkpoint(configure, tmp_path):
-    config = configure("transformer", tmp_path, num_workers=0, learning_rate=1e30, log_every=100)
-    with pytest.raises(FloatingPointError, match=r"not finite at step \d+; the last good checkpoint is in .*checkpoi"):
+def test_gradients_that_are_not_finite_stop_the_training_and_leave_no_checkpoint_behind(configure, tmp_path):
+    config = configure("transformer", tmp_path, num_workers=0, learning_rate=1e30, max_bad_updates=3)
+    message = r"not finite in 3 steps in a row, the last was step \d; the last good checkpoint is in .*checkpoints"
+    with pytest.raises(FloatingPointError, match=message):
         train_latent_dit.main(config)
     for name in checkpoints(config):
         for tensor in load_file(config.output_dir / "checkpoints" / name / "model.safetensors").values():
             assert tensor.isfinite().all()
+
+
+@contextlib.contextmanager
+def no_file_larger_than(size: int):
+    """As on a full disk, writing fails in the middle of a file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_the_checkpoints_before_it_usable(configure, tmp_path, capsys):
+    config = configure("codec", tmp_path / "full", num_workers=0, validate_every=1000)
+    whole = configure("codec", tmp_path / "whole", num_workers=0, validate_every=1000)
+    train_autoencoder.main(whole)
+    shutil.copytree(whole.output_dir / "checkpoints" / "step-00000006", tmp_path / "full/checkpoints/step-00000006")
+    with (
+        no_file_larger_than(10_000),
+        pytest.raises(OSError, match=r"step 8 could not .* step-00000006\. Free"),
+    ):
+        train_autoencoder.main(config)
+    assert "the report could not be written" in capsys.readouterr().err
+    assert checkpoints(config) == ["step-00000006"]
+    assert not list((config.output_dir / "checkpoints").glob("*.partial"))
+    assert train_autoencoder.main(config)
+    assert "from step 6 of 8" in capsys.readouterr().out
+    assert_close(weights(config), weights(whole), rtol=0, atol=0)
+
+
+def test_a_training_goes_on_while_the_disk_is_full(configure, tmp_path, capsys):
+    config = configure("codec", tmp_path, num_workers=0, max_steps=4, validate_every=1000)
+    with no_file_larger_than(10_000), pytest.raises(OSError, match=r"step 4 could not be written .* none yet"):
+        train_autoencoder.main(config)
+    assert "the checkpoint of step 2 could not be written" in capsys.readouterr().err
+
+
+def test_continuing_with_other_settings_is_an_error_and_with_other_conveniences_is_not(configure, tmp_path):
+    config = configure("codec", tmp_path, num_workers=0, max_steps=2)
+    train_autoencoder.main(config)
+    with pytest.raises(ValueError, match=r"items per step was 2, is 3; learning_rate was 0\.01, is 0\.02; seed was"):
+        train_autoencoder.main(replace(config, seed=1, learning_rate=0.02, batch_size=3))
+    assert train_autoencoder.main(replace(config, batch_size=1, gradient_accumulation_steps=2, checkpoints_to_keep=7))

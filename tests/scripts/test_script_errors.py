@@ -43,7 +43,7 @@ def test_no_usable_audio_is_an_error_with_the_first_reason(tmp_path):
     music = write_music(tmp_path / "music")
     for path in (music / "train").glob("*.wav"):
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"none of the 4 audio files can be used; .*110\.wav: unreadable"):
+    with pytest.raises(ValueError, match=r"none of the 4 recordings can be used; .*110\.wav: unreadable"):
         train_autoencoder.main(codec_config(music, tmp_path / "codec"))
 
 
@@ -51,7 +51,7 @@ def test_training_stops_when_every_item_fails(tmp_path):
     music = write_music(tmp_path / "music")
     for path in (music / "train").glob("*.wav"):
         soundfile.write(path, np.full(SAMPLE_RATE, np.nan), SAMPLE_RATE, subtype="FLOAT")
-    with pytest.raises(RuntimeError, match=r"16 items in a row could not be used; the last: .*holds NaN"):
+    with pytest.raises(RuntimeError, match=r"100 items in a row could not be used; the last: .*holds NaN"):
         train_autoencoder.main(codec_config(music, tmp_path / "codec"))
 
 
@@ -95,18 +95,18 @@ GOOD = '{"file_name": "110.wav", "text": "low"}\n'
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"file_name": "110.wav"}', r"text \(or captions\) must be non-empty text, got \[None\]"),
-        ('{"file_name": "110.wav", "text": " "}', r"must be non-empty text, got \[' '\]"),
-        ('{"file_name": "110.wav", "captions": "low"}', r"captions must be a list of texts, got 'low'"),
-        ('{"file_name": "110.wav", "text": 3}', r"must be non-empty text, got \[3\]"),
+        ('{"file_name": "220.wav"}', r"text \(or captions\) must be non-empty text, got \[None\]"),
+        ('{"file_name": "220.wav", "text": " "}', r"must be non-empty text, got \[' '\]"),
+        ('{"file_name": "220.wav", "captions": "low"}', r"captions must be a list of texts, got 'low'"),
+        ('{"file_name": "220.wav", "text": 3}', r"must be non-empty text, got \[3\]"),
         ('{"text": "low"}', "file_name must name a file in .*, got None"),
         ('{"file_name": "none.wav", "text": "low"}', r"file_name must name a file in .*, got 'none\.wav'"),
-        ('{"file_name": "110.wav", "text": "low", "tempo": 5}', "tempo must be from 20 to 400 .*, got 5"),
-        ('{"file_name": "110.wav", "text": "low", "tempo": "fast"}', "tempo must be .*, got 'fast'"),
-        ('{"file_name": "110.wav", "text": "low", "key": "H moll"}', "key must be a tonic and a mode .*'H moll'"),
-        ('{"file_name": "110.wav", "text": "low", "key": 3}', "key must be a tonic and a mode .* got 3"),
-        ('{"file_name": "110.wav"', "Expecting"),
-        ('["110.wav", "low"]', "it must be a JSON object"),
+        ('{"file_name": "220.wav", "text": "low", "tempo": 5}', "tempo must be from 20 to 400 .*, got 5"),
+        ('{"file_name": "220.wav", "text": "low", "tempo": "fast"}', "tempo must be .*, got 'fast'"),
+        ('{"file_name": "220.wav", "text": "low", "key": "H moll"}', "key must be a tonic and a mode .*'H moll'"),
+        ('{"file_name": "220.wav", "text": "low", "key": 3}', "key must be a tonic and a mode .* got 3"),
+        ('{"file_name": "220.wav"', "Expecting"),
+        ('["220.wav", "low"]', "it must be a JSON object"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -116,18 +116,20 @@ def test_a_wrong_line_of_the_metadata_is_an_error_with_its_number(chain, tmp_pat
 
 
 def test_empty_metadata_is_an_error(chain, tmp_path):
-    with pytest.raises(ValueError, match=r"metadata\.jsonl is empty; it needs one JSON object a line"):
+    with pytest.raises(
+        ValueError, match=r"found no metadata\.jsonl or metadata\.csv with a record in .*needs one JSON object a line"
+    ):
         encode_metadata(chain, tmp_path, "\n")
 
 
 def test_missing_metadata_is_an_error_with_an_example(chain, tmp_path):
-    with pytest.raises(ValueError, match=r'metadata\.jsonl is missing; .*"text": "slow piano"'):
+    with pytest.raises(ValueError, match=r'found no metadata\.jsonl .*"text": "slow piano"'):
         encode_dataset.main(encoding_config(tmp_path, chain.codec, tmp_path / "latents"))
 
 
-def test_a_folder_that_holds_latents_already_is_an_error(chain):
+def test_a_folder_that_holds_other_latents_is_an_error(chain):
     config = encoding_config(chain.music / "train", chain.codec, chain.latents / "train")
-    with pytest.raises(ValueError, match="already holds latent shards; remove them or give another --output_dir"):
+    with pytest.raises(ValueError, match="of something else: items_per_shard was 3, is 1000; remove them or give"):
         encode_dataset.main(config)
 
 

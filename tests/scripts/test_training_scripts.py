@@ -114,6 +114,8 @@ def test_every_preset_is_a_configuration_of_its_script(path, tmp_path):
     )
     required = ["data_dir", "validation_dir", "output_dir"] + ([] if is_codec else ["autoencoder"])
     arguments = ["--config", str(path), *(f"--{name}={tmp_path}" for name in required)]
+    if "lora_rank" in yaml.safe_load(path.read_text()):
+        arguments.append(f"--init_from={tmp_path}")
     if "max_steps" not in yaml.safe_load(path.read_text()):
         arguments.append("--max_steps=100000")
     config = auto_cli(kind, args=arguments, as_positional=False)

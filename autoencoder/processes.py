@@ -1,0 +1,12 @@
+"""This process among those that run a script together."""
+
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+
+
+def process_state() -> PartialState:
+    """Rank, number of processes and device, as ``accelerate launch`` or torchrun have set them.
+
+    Of the CPU ``PartialState`` has to be told; only ``Accelerator`` looks for ACCELERATE_USE_CPU itself.
+    """
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))

@@ -134,8 +134,8 @@ class RotaryEmbedding(nn.Module):
         num_frames = hidden_states.shape[1]
         if attention_mask is not None or not num_frames - 1 < loop_frames <= num_frames:
             raise ValueError(
-                f"a loop of {num_frames} frames needs loop_frames above {num_frames - 1} and at most {num_frames}, and "
-                f"no attention_mask; got loop_frames={loop_frames}"
+                f"a loop of {num_frames} frames needs loop_frames above {num_frames - 1} and at most {num_frames}, "
+                f"and no attention_mask; got loop_frames={loop_frames}"
             )
         positions, is_seen = loop_keys(num_frames, loop_frames, hidden_states.device)
         return (table, self.table(positions)), is_seen

@@ -14,6 +14,7 @@ from torch import Tensor
 FADE_IN_S = 0.02
 
 Audio = Float[Tensor, "batch channels samples"]
+Piece = Float[Tensor, "batch channels _"]
 Weights = Float[Tensor, " samples"]
 
 
@@ -42,7 +43,7 @@ def blend(given: Audio, decoded: Audio, weights: Weights) -> Audio:
     return mixed
 
 
-def blend_pieces(pieces: Iterable[Audio], given: Audio, weights: Weights) -> Iterator[Audio]:
+def blend_pieces(pieces: Iterable[Piece], given: Audio, weights: Weights) -> Iterator[Piece]:
     """``blend`` of audio that arrives in pieces; no piece that is passed on ends within a fade."""
     fades, start = _fades(weights), 0
     waiting: list[Tensor] = []
@@ -57,7 +58,7 @@ def blend_pieces(pieces: Iterable[Audio], given: Audio, weights: Weights) -> Ite
             start = stop
 
 
-def close_loop(audio: Audio, num_samples: int) -> Audio:
+def close_loop(audio: Piece, num_samples: int) -> Audio:
     """Cut a loop from audio that goes on beyond its end; what goes on is faded into the start.
 
     Without anything beyond the end, the loop closes by itself.

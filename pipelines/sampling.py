@@ -77,7 +77,7 @@ def _sample_window(
     x0, noise = request.x0[..., window], request.noise[..., window]
     timesteps = set_timesteps(scheduler, request, x0.device)
     conditions = request.conditions | _places(request, x0, window, is_known, pipe.transformer.config)
-    step_arguments = {"return_dict": False}
+    step_arguments: dict[str, Any] = {"return_dict": False}
     if "generator" in inspect.signature(scheduler.step).parameters:
         step_arguments["generator"] = _generators_of_window(request, window)  # stochastic ones draw noise in each step
     is_known = is_known.to(x0.device)

@@ -16,8 +16,8 @@ def plan_windows(
     """Frame numbers of each window, in the order of their generation; none where everything is known.
 
     Each window but the first sees what is known beside it, at least a quarter of its length where there is as much. A
-    hole that fits into a window lies in its middle. What leads up to known frames is generated backwards from them. A
-    loop that needs several windows ends with one that sees its start again.
+    hole that fits between two quarters lies in the middle of its window. What leads up to known frames is generated
+    backwards from them. A loop that needs several windows ends with one that sees its start again.
 
     Args:
         is_known: frames that need no generation.
@@ -37,7 +37,11 @@ def plan_windows(
     while not is_known.all():
         first = int((~is_known).nonzero()[0])
         run = int((~is_known[first:]).long().cumprod(0).sum())
-        before = max(overlap, (longest - run) // 2)
+        before = overlap
+        if run + 2 * overlap <= longest:
+            before = (longest - run) // 2
+        elif run + overlap <= longest and first + run < end:  # half now, so that the rest sees both sides
+            before = longest - run // 2
         start = min(max(first - before, 0), end - longest)
         windows.append(torch.arange(start, start + longest) % num_frames)
         is_known[windows[-1]] = True

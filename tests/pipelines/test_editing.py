@@ -219,7 +219,7 @@ def test_audio_that_would_not_be_used_is_an_error(pipeline, music):
 
 
 def test_variation_needs_audio_everywhere(pipeline, music):
-    with pytest.raises(ValueError, match="strength below 1 varies given audio, but .* only 0 to 26460 of 44100"):
+    with pytest.raises(ValueError, match=r"strength below 1 varies given audio, but .* only 0 to 26460 of 44100"):
         call(pipeline, audio=music, strength=0.5, audio_length_in_s=1.0, num_inference_steps=4)
 
 

@@ -84,7 +84,7 @@ def describe(
         "strength": arguments.strength,
         "loop": arguments.loop,
         "edited": arguments.audio is not None,
-        "model": pipe.name_or_path,
+        "model": _model_name(str(pipe.name_or_path)),
         "codec_id": pipe.autoencoder.config.codec_id,
         "software": _software(),
     }
@@ -120,6 +120,11 @@ def _initial_seed(generator: torch.Generator | Sequence[torch.Generator] | None,
         return torch.initial_seed()
     one = generator[index] if isinstance(generator, Sequence) else generator
     return one.initial_seed()
+
+
+def _model_name(name: str) -> str:
+    """Name on a hub, or the name of a folder without the private path to it."""
+    return Path(name).name if Path(name).is_dir() else name
 
 
 def _software() -> str:

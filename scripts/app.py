@@ -139,13 +139,13 @@ def _settings(longest: float) -> list[Any]:
     prompt = gr.Textbox(label="Prompt", value="lofi piano beat", elem_id="prompt")
     negative = gr.Textbox(label="Negative prompt", placeholder="what to steer away from")
     with gr.Row():
-        seconds = gr.Slider(0.5, longest, min(10, longest / 4), step=0.1, label="Seconds", elem_id="seconds")
+        seconds = gr.Slider(0.5, longest, min(10, round(longest / 4, 1)), step=0.1, label="Seconds", elem_id="seconds")
         seed = gr.Number(0, precision=0, label="Seed")
     with gr.Row():
         guidance = gr.Slider(1, 10, 4, step=0.5, label="Guidance")
         steps = gr.Slider(1, 100, 25, step=1, label="Steps")
     with gr.Row():
-        tempo = gr.Number(None, label=f"Tempo ({MIN_TEMPO:.0f} to {MAX_TEMPO:.0f}; empty: free)")
+        tempo = gr.Number(0, label=f"Tempo ({MIN_TEMPO:.0f} to {MAX_TEMPO:.0f}; 0: free)")
         key = gr.Dropdown([FREE, *KEYS], value=FREE, label="Key")
     return [prompt, negative, seconds, seed, guidance, steps, tempo, key, gr.Checkbox(False, label="Seamless loop")]
 

@@ -40,7 +40,7 @@ After `import pipelines`, `diffusers.DiffusionPipeline.from_pretrained` works as
 | longest piece generated as a whole | {longest:.1f} s; longer ones are made of windows |
 | codec | {codec_class}, {codec_size:.1f} M parameters, `{codec_id}`, {latent_rate:.2f} latent frames per second |
 | transformer | {transformer_class}, {transformer_size:.1f} M parameters |
-| text encoder | {text_encoder}, {text_size:.1f} M parameters, frozen |
+| text encoder | {text_encoder}, {text_size}, frozen |
 | scheduler | {scheduler} |
 | guidance | {guidance} |
 | conditions | text, tempo, key, length, kept audio |
@@ -55,7 +55,7 @@ def write_model_card(pipe: "Music2LatentParts", folder: Path) -> None:
     if path.exists() and MARK not in path.read_text(encoding="utf-8"):
         return
     codec, transformer, text_encoder = pipe.autoencoder, pipe.transformer, pipe.text_encoder
-    if codec is None or transformer is None or text_encoder is None:
+    if codec is None or transformer is None:
         return  # there is no pipeline to describe, only parts
     channels = transformer.config.in_channels // codec.config.latent_channels
     card = CARD.format(
@@ -72,7 +72,7 @@ def write_model_card(pipe: "Music2LatentParts", folder: Path) -> None:
         transformer_class=type(transformer).__name__,
         transformer_size=_millions(transformer),
         text_encoder=transformer.config.text_encoder or type(text_encoder).__name__,
-        text_size=_millions(text_encoder),
+        text_size="loaded by its name" if text_encoder is None else f"{_millions(text_encoder):.1f} M parameters",
         scheduler=type(pipe.scheduler).__name__,
         guidance="ClassifierFreeGuidance" if pipe.guider is None else type(pipe.guider).__name__,
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from autoencoder.model import Music2LatentAutoencoder
+from latent_diffusion.text import text_width
 from latent_diffusion.transformer import LatentDiT
 from pipelines.model_card import write_model_card
 from pipelines.prompts import PromptCache
@@ -145,8 +146,8 @@ class Music2LatentParts(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # the mix
 
     @staticmethod
     def _check_text_encoder(text_encoder: PreTrainedModel, transformer: LatentDiT) -> None:
-        if text_encoder.config.hidden_size != transformer.config.cross_attention_dim:
+        if text_width(text_encoder) != transformer.config.cross_attention_dim:
             raise ValueError(
-                f"the text encoder is {text_encoder.config.hidden_size} wide, the transformer was trained with one of "
+                f"the text encoder is {text_width(text_encoder)} wide, the transformer was trained with one of "
                 f"{transformer.config.cross_attention_dim}: {transformer.config.text_encoder or 'its name is unknown'}"
             )

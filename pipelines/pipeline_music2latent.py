@@ -231,10 +231,14 @@ class Music2LatentPipeline(Music2LatentParts):
             raise ValueError("stream gives audio, output_type 'np' or 'pt'; call the pipeline itself for latents")
         return self._stream(self._prepare(**bound.arguments), output_type)
 
-    @torch.no_grad()
     def _stream(self, request: Request, output_type: str) -> Iterator[Any]:
+        pieces = stream(self, request)
         try:
-            for piece in stream(self, request):
+            while True:
+                with torch.no_grad():  # for each piece, so that it does not hold for the caller between two of them
+                    piece = next(pieces, None)
+                if piece is None:
+                    return
                 yield piece.cpu().numpy() if output_type == "np" else piece
         finally:
             self.maybe_free_model_hooks()

@@ -123,11 +123,11 @@ def build_page(pipe: Music2LatentPipeline) -> gr.Blocks:
                 settings = _settings(longest)
                 with gr.Accordion("Edit audio", open=False):
                     editing = _editing(longest)
-                    picture = gr.Plot(label="Given audio")
+                    picture = gr.Plot(label="Given audio", show_label=False)
                 button = gr.Button("Generate", variant="primary", elem_id="generate")
             with gr.Column():
                 audio = gr.Audio(label="Music", interactive=False, elem_id="music", buttons=["download"])
-                spectrogram = gr.Plot(label="Spectrogram", elem_id="spectrogram")
+                spectrogram = gr.Plot(label="Spectrogram", show_label=False, elem_id="spectrogram")
         button.click(functools.partial(generate, pipe), [*settings, *editing], [audio, spectrogram])
         upload, task, first, last, _ = editing
         for component in (upload, task, first, last):

@@ -3,8 +3,8 @@
     python scripts/compare_schedulers.py --pipeline outputs/demo/pipeline
 
 The flow is an ordinary differential equation, so every solver goes to the same latents if its steps are small enough.
-The table shows the mean distance to 500 Euler steps, relative to the spread of the latents, by the number of evaluations
-of the transformer. It says how well the equation is solved, not how good the music is.
+The table shows the mean distance to 500 Euler steps, relative to the spread of the latents, by the number of
+evaluations of the transformer. It says how well the equation is solved, not how good the music is.
 """
 
 import json

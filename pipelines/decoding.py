@@ -68,7 +68,7 @@ def _decode_loop(pipe: "Music2LatentPipeline", request: Request) -> Audio:
     noise = noise[None, ..., fine].repeat_interleave(latents.shape[1] // codec.config.latent_channels, dim=1)
     audio = codec.decode(latents[..., turn], noise=noise)[..., LOOP_CONTEXT * samples_per_latent :]
     rest = num_frames * samples_per_latent - request.num_samples
-    beyond = round(FADE_IN_S * request.sample_rate) if rest else 0
+    beyond = min(round(FADE_IN_S * request.sample_rate), rest)  # further on is the start itself, slightly late
     return close_loop(audio[..., : request.num_samples + beyond], request.num_samples)
 
 

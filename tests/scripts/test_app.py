@@ -3,6 +3,7 @@
 Set APP_SCREENSHOT to a path to keep the picture that the README shows.
 """
 
+import importlib
 import importlib.util
 import os
 import shutil
@@ -11,10 +12,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+from tests.conftest import tone
 
 ROOT = Path(__file__).parents[2]
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -106,3 +111,48 @@ def test_a_prompt_and_a_press_of_the_button_give_audio_with_samples(page, browse
     time.sleep(1)  # the waveform is drawn after the audio has come
     if path := os.environ.get("APP_SCREENSHOT"):
         browser.save_screenshot(path)
+
+
+@pytest.fixture
+def app():
+    """The script as a module; its libraries warn of things that are not ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("scripts.app")
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("replace the region", {"regions": [(0.1, 0.4)], "strength": 0.5}),
+        ("continue it", {"audio_length_in_s": 0.5 + 2.0}),
+        ("lead up to it", {"audio_start_in_s": 2.0}),
+        ("vary all of it", {"strength": 0.5}),
+    ],
+)
+def test_an_upload_becomes_the_arguments_of_its_task(app, pipeline, task, expected):
+    upload = 44_100, (tone(440, 0.5).numpy()[0] * 32_768).astype("int16")
+    arguments = app.editing_arguments(pipeline, upload, task, 2.0, 0.1, 0.4, 0.5)
+    torch.testing.assert_close(arguments.pop("audio"), tone(440, 0.5), rtol=0, atol=1e-4)
+    assert arguments == expected
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_upload_of_another_rate_or_in_stereo_is_converted_with_a_note(app, monkeypatch):
+    notes = []
+    monkeypatch.setattr(app.gr, "Info", notes.append)
+    waveform = app.read_upload((22_050, tone(440, 0.5, 22_050, channels=2).T.numpy()), 44_100, 1)
+    assert waveform.shape == (1, 22_050)
+    assert notes == [
+        "The audio was converted from 22050 to 44100 Hz.",
+        "The audio was converted from 2 to 1 channels.",
+    ]
+
+
+def test_without_an_upload_music_of_the_length_is_made(app, pipeline):
+    assert app.editing_arguments(pipeline, None, "continue it", 3.0, 0, 0, 1) == {"audio_length_in_s": 3.0}
+
+
+def test_a_wrong_argument_is_shown_on_the_page(app, pipeline):
+    with pytest.raises(app.gr.Error, match="tempo must be from 20 to 400"):
+        app.generate(pipeline, "lofi", "", 0.2, 0, 4.0, 1, 5.0, "free", False, None, "continue it", 0, 0, 1)

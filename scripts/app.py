@@ -73,12 +73,13 @@ def editing_arguments(
         return {"audio_length_in_s": seconds}
     audio = read_upload(upload, pipe.sample_rate, num_channels(pipe))
     length = audio.shape[-1] / pipe.sample_rate
-    return {"audio": audio} | {
+    tasks: dict[str, dict[str, Any]] = {
         REPLACE: {"regions": [(first, min(last, length))], "strength": strength},
         CONTINUE: {"audio_length_in_s": length + seconds},
         LEAD_UP: {"audio_start_in_s": seconds},
         VARY: {"strength": strength},
-    }[task]
+    }
+    return {"audio": audio} | tasks[task]
 
 
 def generate(
@@ -96,7 +97,7 @@ def generate(
 ) -> tuple[str, Figure]:
     """Audio file and spectrogram; a wrong argument is shown on the page."""
     try:
-        output = pipe(
+        output: Any = pipe(
             prompt,
             negative_prompt=negative_prompt or None,
             generator=torch.Generator().manual_seed(int(seed)),

@@ -54,7 +54,7 @@ class CompareConfig:
     """JSON file for the figures."""
 
 
-def latents(pipe: Music2LatentPipeline, config: CompareConfig, steps: int) -> torch.Tensor:
+def latents(pipe: Any, config: CompareConfig, steps: int) -> torch.Tensor:
     """Normalised latents of all prompts, with the same noise every time."""
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(PROMPTS))]
     return pipe.transformer.normalize(

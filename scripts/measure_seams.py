@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import auto_cli, set_parsing_settings
@@ -74,11 +75,11 @@ def rank(waveform: torch.Tensor, sample_rate: int, place_in_s: float, is_loop: b
     return (others < distance[around].max()).float().mean().item()
 
 
-def seams_of_seed(pipe: Music2LatentPipeline, config: SeamConfig, seed: int) -> Iterator[tuple[str, float]]:
+def seams_of_seed(pipe: Any, config: SeamConfig, seed: int) -> Iterator[tuple[str, float]]:
     """Kind and rank of every seam of one seed."""
     rate, third = pipe.sample_rate, config.seconds / 3
 
-    def call(**arguments: object) -> torch.Tensor:
+    def call(**arguments: Any) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
         steps = config.num_inference_steps
         return pipe(

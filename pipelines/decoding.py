@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from autoencoder.chunking import Windows
 from autoencoder.noise import place_noise
 from pipelines.blending import FADE_IN_S, blend, blend_pieces, close_loop, kept_weights
 from pipelines.request import Request
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 LOOP_CONTEXT = 16  # latent frames decoded again on both sides of a loop: 1.5 s, more than the convolutions reach
 
 Audio = Float[Tensor, "batch channels samples"]
+Piece = Float[Tensor, "batch channels _"]
 
 
 def decode(pipe: "Music2LatentPipeline", request: Request) -> Audio:
@@ -32,15 +34,18 @@ def decode(pipe: "Music2LatentPipeline", request: Request) -> Audio:
     return blend(request.given.to(audio), audio, _weights(request).to(audio.device))
 
 
-def stream(pipe: "Music2LatentPipeline", request: Request) -> Iterator[Audio]:
-    """Audio in pieces, each as soon as its latents are final; together they are what ``decode`` gives."""
+def stream(pipe: "Music2LatentPipeline", request: Request, windows: Windows) -> Iterator[Piece]:
+    """Audio in pieces, each as soon as its latents are final; with the usual windows, what ``decode`` gives."""
     if request.is_loop:  # its first sample needs its last latents
         for _ in sample(pipe, request):
             pass
         yield decode(pipe, request)
         return
     pieces = pipe.autoencoder.stream_decode(
-        _final_latents(pipe, request), num_samples=request.num_samples, generator=request.generators()
+        _final_latents(pipe, request),
+        num_samples=request.num_samples,
+        generator=request.generators(),
+        windows=windows,
     )
     yield from pieces if request.given is None else blend_pieces(pieces, request.given, _weights(request))
 

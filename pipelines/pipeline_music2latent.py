@@ -10,6 +10,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from autoencoder.chunking import LOW_LATENCY, Windows
 from autoencoder.model import Music2LatentAutoencoder
 from autoencoder.noise import draw_seeds
 from latent_diffusion.conditions import NO_KEY, NO_TEMPO, key_index, tempo_value
@@ -206,7 +207,7 @@ class Music2LatentPipeline(Music2LatentParts):
         return Music2LatentPipelineOutput(audio=result, sample_rate=self.sample_rate, metadata=request.metadata)
 
     def stream(
-        self, prompt: str | Sequence[str] | None = None, **arguments: Any
+        self, prompt: str | Sequence[str] | None = None, *, windows: Windows = LOW_LATENCY, **arguments: Any
     ) -> Iterator[Float[Tensor, "batch channels samples"] | np.ndarray]:
         """Generate as a call does, but give the audio in pieces, each as soon as it is decoded.
 
@@ -215,10 +216,12 @@ class Music2LatentPipeline(Music2LatentParts):
 
         Args:
             prompt: as for a call.
+            windows: how the codec divides the latents. The default gives its first audio early; with ``Windows()``
+                the pieces together are exactly what a call gives.
             **arguments: as for a call; ``output_type`` is "np" or "pt".
 
         Returns:
-            Iterator over (batch, channels, samples), which together are what a call gives.
+            Iterator over (batch, channels, samples) of any lengths, which follow each other.
 
         Raises:
             TypeError: a prompt is not text, or an argument does not exist.
@@ -229,10 +232,10 @@ class Music2LatentPipeline(Music2LatentParts):
         output_type = bound.arguments["output_type"]
         if output_type == "latent":
             raise ValueError("stream gives audio, output_type 'np' or 'pt'; call the pipeline itself for latents")
-        return self._stream(self._prepare(**bound.arguments), output_type)
+        return self._stream(self._prepare(**bound.arguments), output_type, windows)
 
-    def _stream(self, request: Request, output_type: str) -> Iterator[Any]:
-        pieces = stream(self, request)
+    def _stream(self, request: Request, output_type: str, windows: Windows) -> Iterator[Any]:
+        pieces = stream(self, request, windows)
         try:
             while True:
                 with torch.no_grad():  # for each piece, so that it does not hold for the caller between two of them

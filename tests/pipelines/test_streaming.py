@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from autoencoder.chunking import Windows
 from tests.conftest import tone
 
 
@@ -16,6 +17,9 @@ def settings(**changes):
     return {"num_inference_steps": 2, "output_type": "pt", "generator": seeded()} | changes
 
 
+WHOLE = Windows()  # those of a call
+
+
 def join(pieces) -> torch.Tensor:
     return torch.cat(list(pieces), dim=-1)
 
@@ -23,9 +27,15 @@ def join(pieces) -> torch.Tensor:
 @pytest.mark.parametrize("seconds", [0.01, 0.2, 1.0, 2.5])
 def test_the_pieces_of_a_stream_are_what_a_call_gives(pipeline, seconds):
     whole = pipeline("lofi", audio_length_in_s=seconds, **settings()).audio
-    streamed = join(pipeline.stream("lofi", audio_length_in_s=seconds, **settings()))
+    streamed = join(pipeline.stream("lofi", windows=WHOLE, audio_length_in_s=seconds, **settings()))
     assert streamed.shape == whole.shape == (1, 1, round(seconds * 44_100))
-    assert_close(streamed, whole, rtol=0, atol=1e-4)
+    assert_close(streamed, whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.2, 2.5])
+def test_a_stream_of_short_windows_has_the_same_length(pipeline, seconds):
+    streamed = join(pipeline.stream("lofi", audio_length_in_s=seconds, **settings()))
+    assert streamed.shape == (1, 1, round(seconds * 44_100))
 
 
 def test_the_first_audio_of_a_long_piece_comes_after_its_first_window(pipeline):
@@ -44,16 +54,18 @@ def test_a_batch_is_streamed_together(pipeline):
     generators = [seeded(0), seeded(1)]
     whole = pipeline(["lofi", "techno"], audio_length_in_s=0.5, **settings(generator=generators)).audio
     generators = [seeded(0), seeded(1)]
-    streamed = pipeline.stream(["lofi", "techno"], audio_length_in_s=0.5, **settings(generator=generators))
+    streamed = pipeline.stream(
+        ["lofi", "techno"], windows=WHOLE, audio_length_in_s=0.5, **settings(generator=generators)
+    )
     assert_close(join(streamed), whole, rtol=0, atol=1e-4)
 
 
 def test_edited_audio_can_be_streamed(pipeline):
     editing = {"audio": tone(440, 0.8), "audio_length_in_s": 2.0, "regions": [(0.2, 0.3), (0.8, 2.0)]}
     whole = pipeline("lofi", **editing, **settings()).audio
-    streamed = join(pipeline.stream("lofi", **editing, **settings()))
+    streamed = join(pipeline.stream("lofi", windows=WHOLE, **editing, **settings()))
     assert_close(streamed[..., :7000], editing["audio"][None, :, :7000], rtol=0, atol=0)
-    assert_close(streamed, whole, rtol=0, atol=1e-3)
+    assert_close(streamed, whole, rtol=0, atol=1e-6)
 
 
 def test_a_loop_comes_in_one_piece(pipeline):

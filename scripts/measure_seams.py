@@ -5,7 +5,7 @@
 At every place of a piece the jump is the mean distance between the log-mel spectra of the 50 ms before and after it. A
 seam passes if its jump is no larger than 95 % of the jumps elsewhere in its piece. A piece that is like any place of
 itself passes at 95 % of the seams by definition, so fewer than 19 of 20 says little, and far fewer says that the seam
-shows. Each line has its control: the same seam as a plain cut.
+shows. Controls: the same seam as a plain cut, and other places of the same loop.
 """
 
 import json
@@ -87,7 +87,10 @@ def seams_of_seed(pipe: Any, config: SeamConfig, seed: int) -> Iterator[tuple[st
         ).audio[0]
 
     piece = call(audio_length_in_s=config.seconds)
-    yield "loop", rank(call(audio_length_in_s=config.seconds, loop=True), rate, 0.0, is_loop=True)
+    loop = call(audio_length_in_s=config.seconds, loop=True)
+    yield "loop", rank(loop, rate, 0.0, is_loop=True)
+    for share in (0.25, 0.5, 0.75):
+        yield "loop, elsewhere", rank(loop, rate, share * config.seconds, is_loop=True)
     yield "loop, plain cut", rank(piece, rate, 0.0, is_loop=True)
     edited = call(audio=piece, regions=[(third, 2 * third)])
     other = pipe(

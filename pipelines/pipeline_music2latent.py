@@ -99,6 +99,11 @@ class Music2LatentPipeline(Music2LatentParts):
         return prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask
 
     def _encode_texts(self, prompts: list[str]) -> tuple[Embeds, TokenMask]:
+        if self.text_encoder is None or self.tokenizer is None:
+            raise ValueError(
+                "this pipeline has no text encoder or no tokenizer: pass prompt_embeds and negative_prompt_embeds, "
+                "with their masks, or load it with both"
+            )
         embeds, mask = self.prompt_cache.encode(self.tokenizer, self.text_encoder, prompts)
         device = self._execution_device
         return embeds.to(device), mask.to(device)

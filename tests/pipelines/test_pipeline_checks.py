@@ -210,6 +210,18 @@ def test_prompts_can_be_encoded_by_a_pipeline_without_the_other_parts(pipeline):
     torch.testing.assert_close(text_only.encode_prompt("lofi"), pipeline.encode_prompt("lofi"), rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_without_a_text_encoder_embeddings_are_needed_for_both_prompts(pipeline):
+    names = "prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask"
+    embeds = dict(zip(names, pipeline.encode_prompt("lofi"), strict=True))
+    pipe = Music2LatentPipeline(**parts(pipeline, text_encoder=None, tokenizer=None))
+    pipe.set_progress_bar_config(disable=True)
+    assert call(pipe, None, **embeds).audio.shape == (1, 1, 8820)
+    for given in ({"prompt": "lofi"}, {"prompt": None, **dict(list(embeds.items())[:2])}):
+        with pytest.raises(ValueError, match="no text encoder or no tokenizer: pass prompt_embeds and negative_"):
+            call(pipe, **given)
+
+
 def test_a_stereo_pipeline_generates_two_channels(pipeline):
     stereo = LatentDiT(in_channels=8, latent_rate=44_100 / 512, max_frames=90, codec_id="tiny", **TINY_DIT)
     pipe = Music2LatentPipeline(**parts(pipeline, transformer=stereo))

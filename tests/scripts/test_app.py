@@ -43,7 +43,11 @@ const done = arguments[arguments.length - 1];
 fetch(document.querySelector('#music a[download]').href)
   .then(answer => answer.arrayBuffer())
   .then(bytes => new OfflineAudioContext(1, 1, 44100).decodeAudioData(bytes))
-  .then(sound => done([sound.length, sound.sampleRate, Math.max(...sound.getChannelData(0).map(Math.abs))]))
+  .then(sound => done([
+    sound.length,
+    sound.sampleRate,
+    sound.getChannelData(0).reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 0),
+  ]))
   .catch(error => done(String(error)));
 """
 

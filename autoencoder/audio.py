@@ -5,7 +5,7 @@ Nothing is converted silently: a file of another sample rate is an error that sa
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import IOBase
 from pathlib import Path
 from typing import NamedTuple
@@ -157,8 +157,12 @@ def read_other_audio(path: Path) -> tuple[np.ndarray, int]:
         raise ValueError(f"{path} cannot be read as audio: {error}") from error
 
 
-def write_audio(path: Path, waveform: Float[Tensor, "channels samples"], sample_rate: int) -> None:
+def write_audio(
+    path: Path, waveform: Float[Tensor, "channels samples"], sample_rate: int, tags: Mapping[str, str] | None = None
+) -> None:
     """Write a file whose format follows from the suffix: .wav and .flac as 16-bit integers, .ogg as Vorbis.
+
+    ``tags`` are libsndfile's: title, artist, comment, software and others.
 
     Raises:
         ValueError: a sample lies outside [-1, 1] or is not finite; it would be clipped.
@@ -170,6 +174,8 @@ def write_audio(path: Path, waveform: Float[Tensor, "channels samples"], sample_
         )
     samples = waveform.detach().cpu().float().numpy().T
     with soundfile.SoundFile(path, "w", sample_rate, samples.shape[1]) as file:
+        for name, value in (tags or {}).items():
+            setattr(file, name, value)
         for start in range(0, len(samples), WRITE_BLOCK):
             file.write(samples[start : start + WRITE_BLOCK])
 

@@ -136,17 +136,26 @@ class GuidedBlock(nn.Module):
         """Output of the block; ``embedding`` has one row per item, or one for all."""
         inputs = [x] if skip is None else [x, skip]
         scale = 1 / math.sqrt(len(inputs) + 1)
-        weight, bias = (scale * parameter for parameter in self.map_proj.parameters())
-        x = F.conv2d(conditioning_map, weight, bias)
+        is_free = not (is_hooked(self.map_proj) or is_hooked(self.conv1))
+        if is_free:
+            weight, bias = (scale * parameter for parameter in self.map_proj.parameters())
+            x = F.conv2d(conditioning_map, weight, bias)
+        else:
+            x = scale * self.map_proj(conditioning_map)
         for each in inputs:
             x = add(x, each, scale)
         shift, h = self.embedding_proj(embedding), silu(self.norm1(x))
-        if len(shift) == 1:  # one noise level for all: the shift costs nothing as part of the bias
+        if len(shift) == 1 and is_free:  # one noise level for all: the shift costs nothing as part of the bias
             h = F.conv2d(h, self.conv1.weight, self.conv1.bias + shift[0], padding=1)
         else:
             h = self.conv1(h) + shift[:, :, None, None]
         h = self.conv2(silu(self.norm2(h, is_disposable=True)))
         return self.attn(add(h, x))
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether offloading or casting replaced the module's call: until it is called, its weights may be elsewhere."""
+    return "forward" in vars(module)
 
 
 def resampling_conv(
@@ -182,6 +191,8 @@ class Upsample(nn.Module):
         self.conv = resampling_conv(in_channels, out_channels, factors, stride=(1, 1))
 
     def forward(self, x: Float[Tensor, "batch channels bins frames"]) -> Float[Tensor, "batch out_channels high long"]:
+        if is_hooked(self.conv):
+            return self.conv(x.repeat_interleave(self.factors[0], dim=-2).repeat_interleave(self.factors[1], dim=-1))
         weight = self.conv.weight
         # each input value meets every tap of the convolution once per repetition
         spread = weight.new_ones(1, 1, *self.factors)

@@ -7,13 +7,16 @@ Sources
 import torch
 import torch.nn.functional as F
 from diffusers.models.embeddings import Timesteps, get_1d_rotary_pos_embed
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from latent_diffusion.conditions import NO_KEY
 
 PerItem = Float[Tensor, "batch"]
 RotaryTable = tuple[Float[Tensor, "frames head_dim"], Float[Tensor, "frames head_dim"]]
+"""Cosines and sines of each position."""
+RotaryTables = tuple[RotaryTable, tuple[Float[Tensor, "keys head_dim"], Float[Tensor, "keys head_dim"]]]
+"""The table of the queries and that of the keys: the same, but for a loop."""
 
 
 class Float32Linear(nn.Linear):
@@ -109,7 +112,50 @@ class RotaryEmbedding(nn.Module):
         self.theta = theta
 
     def forward(self, hidden_states: Float[Tensor, "batch frames width"]) -> RotaryTable:
-        position = torch.arange(hidden_states.shape[1], dtype=torch.float32, device=hidden_states.device)
+        return self.table(torch.arange(hidden_states.shape[1], dtype=torch.float32, device=hidden_states.device))
+
+    def table(self, positions: Float[Tensor, "frames"]) -> RotaryTable:
+        """Cosines and sines of any positions, in frames."""
         return get_1d_rotary_pos_embed(
-            self.head_dim, position, theta=self.theta, use_real=True, repeat_interleave_real=False
+            self.head_dim, positions, theta=self.theta, use_real=True, repeat_interleave_real=False
         )
+
+    def tables(
+        self, hidden_states: Tensor, attention_mask: Bool[Tensor, "batch frames"] | None, loop_frames: float | None
+    ) -> tuple[RotaryTables, Bool[Tensor, "#batch 1 #frames keys"] | None]:
+        """Tables of queries and keys, and the mask of self-attention, for a sequence or for a loop.
+
+        Raises:
+            ValueError: ``loop_frames`` does not fit the sequence.
+        """
+        table = self(hidden_states)
+        if loop_frames is None:
+            return (table, table), None if attention_mask is None else attention_mask[:, None, None]
+        num_frames = hidden_states.shape[1]
+        if attention_mask is not None or not num_frames - 1 < loop_frames <= num_frames:
+            raise ValueError(
+                f"a loop of {num_frames} frames needs loop_frames above {num_frames - 1} and at most {num_frames}, "
+                f"and no attention_mask; got loop_frames={loop_frames}"
+            )
+        positions, is_seen = loop_keys(num_frames, loop_frames, hidden_states.device)
+        return (table, self.table(positions)), is_seen
+
+
+def loop_keys(
+    num_frames: int, period: float, device: torch.device
+) -> tuple[Float[Tensor, "keys"], Bool[Tensor, "1 1 frames keys"]]:
+    """Positions of the keys of a loop, and which of them each frame attends to.
+
+    On a circle every frame is as far ahead of another as it is behind it. So each key stands at three places, one
+    period apart, and a frame sees the nearest of them: each frame once, between half a period back and half a period
+    ahead. A loop of a whole number of frames can then be rotated without any other change.
+
+    Args:
+        num_frames: frames of the sequence, ``period`` rounded up.
+        period: frames after which the loop repeats; need not be whole.
+        device: where the tensors live.
+    """
+    frames = torch.arange(num_frames, dtype=torch.float32, device=device)
+    positions = torch.cat([frames - period, frames, frames + period])
+    distance = positions - frames[:, None]
+    return positions, ((distance >= -period / 2) & (distance < period / 2))[None, None]

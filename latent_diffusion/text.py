@@ -1,7 +1,9 @@
 """Text -> token states of a frozen encoder, by any transformers encoder's name or folder.
 
-Token states, not a pooled vector: the transformer looks at the words one by one. The default, all-MiniLM-L6-v2, is
-small enough for a laptop and comes from the package index (extra ``demo``), so that nothing needs a model hub.
+Token states, not a pooled vector: the transformer looks at the words one by one. Any encoder that transformers loads
+as a text encoder will do: the BERT, T5 and T5Gemma families and others. The default for training from scratch,
+all-MiniLM-L6-v2 (22 M parameters, 384 wide), was trained on the meaning of whole sentences, is small enough for a
+laptop, and comes from the package index (extra ``demo``), so that nothing needs a model hub.
 """
 
 import importlib.util
@@ -37,6 +39,17 @@ def load_text_encoder(name: str = DEFAULT_TEXT_ENCODER) -> tuple[PreTrainedToken
     return tokenizer, encoder.eval().requires_grad_(False)
 
 
+def text_width(encoder: PreTrainedModel) -> int:
+    """Width of the token states; T5Gemma and others keep it with the settings of their encoder half."""
+    config = encoder.config
+    width = getattr(config, "hidden_size", None) or getattr(getattr(config, "encoder", None), "hidden_size", None)
+    if width is None:
+        raise ValueError(
+            f"{type(encoder).__name__} does not say how wide its states are; it has no config.hidden_size"
+        )
+    return int(width)
+
+
 def count_prompts(name: str, prompts: str | Sequence[str] | None) -> int:
     """Number of texts; ``name`` is what the caller's argument is called.
 
@@ -63,8 +76,11 @@ def encode_text(
     if tokens.input_ids.shape[1] == max_tokens:
         _warn_of_cut(tokenizer, prompts, max_tokens)
     tokens = tokens.to(encoder.device)
+    mask = tokens.attention_mask.bool()
+    if tokens.input_ids.shape[1] == 0:  # a tokenizer without marks leaves nothing of empty prompts
+        return torch.zeros(*mask.shape, text_width(encoder), dtype=encoder.dtype, device=encoder.device), mask
     states = encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-    return states, tokens.attention_mask.bool()
+    return states.masked_fill(~mask[..., None], 0), mask  # of a prompt without any token, nothing finite may come
 
 
 def _warn_of_cut(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_tokens: int) -> None:

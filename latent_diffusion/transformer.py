@@ -43,7 +43,7 @@ from latent_diffusion.embeddings import (
     PerItem,
     PositionEmbedding,
     RotaryEmbedding,
-    RotaryTable,
+    RotaryTables,
 )
 
 
@@ -58,8 +58,8 @@ class LatentAttnProcessor:
         attn: "Attention",
         hidden_states: Float[Tensor, "batch frames width"],
         encoder_hidden_states: Float[Tensor, "batch tokens width"] | None = None,
-        attention_mask: Bool[Tensor, "batch #heads #frames keys"] | None = None,
-        rotary_emb: RotaryTable | None = None,
+        attention_mask: Bool[Tensor, "#batch #heads #frames keys"] | None = None,
+        rotary_emb: RotaryTables | None = None,
     ) -> Float[Tensor, "batch frames width"]:
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         if not attn.fused_projections:
@@ -72,8 +72,12 @@ class LatentAttnProcessor:
 
         query, key = attn.norm_q(query), attn.norm_k(key)
         if rotary_emb is not None:
-            query = apply_rotary_emb(query, rotary_emb, use_real_unbind_dim=-2, sequence_dim=1)
-            key = apply_rotary_emb(key, rotary_emb, use_real_unbind_dim=-2, sequence_dim=1)
+            of_queries, of_keys = rotary_emb
+            copies = len(of_keys[0]) // key.shape[1]  # three in a loop, see loop_keys
+            if copies > 1:
+                key, value = key.repeat(1, copies, 1, 1), value.repeat(1, copies, 1, 1)
+            query = apply_rotary_emb(query, of_queries, use_real_unbind_dim=-2, sequence_dim=1)
+            key = apply_rotary_emb(key, of_keys, use_real_unbind_dim=-2, sequence_dim=1)
 
         hidden_states = dispatch_attention_fn(
             query.to(value.dtype),  # a float32 norm returns float32
@@ -135,8 +139,8 @@ class LatentDiTBlock(nn.Module):
         hidden_states: Float[Tensor, "batch frames width"],
         encoder_hidden_states: Float[Tensor, "batch tokens width"],
         modulation: Float[Tensor, "batch 9 width"],
-        rotary_emb: RotaryTable,
-        attention_mask: Bool[Tensor, "batch 1 1 keys"] | None,
+        rotary_emb: RotaryTables,
+        attention_mask: Bool[Tensor, "#batch 1 #frames keys"] | None,
         encoder_attention_mask: Bool[Tensor, "batch 1 1 tokens"] | None,
     ) -> Float[Tensor, "batch frames width"]:
         table = (modulation + self.scale_shift_table).unflatten(1, (3, 3))[:, :, :, None]
@@ -292,6 +296,7 @@ class LatentDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, Attention
         context_mask: Float[Tensor, "batch 1 frames"] | None = None,
         positions: Float[Tensor, "batch frames"] | None = None,
         attention_mask: Bool[Tensor, "batch frames"] | None = None,
+        loop_frames: float | None = None,
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
@@ -310,11 +315,14 @@ class LatentDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, Attention
             positions: seconds of each frame since the start of the piece; negative where not given. None counts the
                 frames from 0.
             attention_mask: True for real frames, False for padding. None when nothing is padded, which is faster.
+            loop_frames: frames after which the sequence repeats, for a loop; the sequence has as many, rounded up.
+                Not together with ``attention_mask``; leave out ``positions`` by negative ones.
             attention_kwargs: ``{"scale": float}`` weighs the loaded LoRA.
             return_dict: False returns the tuple ``(velocity,)``.
 
         Raises:
-            ValueError: another number of channels than ``in_channels``, or context latents without their mask.
+            ValueError: another number of channels than ``in_channels``, context latents without their mask, or
+                ``loop_frames`` that do not fit the sequence.
         """
         if hidden_states.shape[1] != self.config.in_channels:
             raise ValueError(
@@ -329,12 +337,9 @@ class LatentDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, Attention
         if encoder_attention_mask is not None:  # the condition tokens are always valid
             encoder_attention_mask = F.pad(encoder_attention_mask, (0, conditions.shape[1]), value=True)
             encoder_attention_mask = encoder_attention_mask[:, None, None]
-        if attention_mask is not None:
-            attention_mask = attention_mask[:, None, None]
-
         x = self.proj_in(hidden_states.mT) + self._embed_context(hidden_states, context_latents, context_mask)
         x = x + self._embed_positions(hidden_states, positions, duration).to(x.dtype)
-        rotary_emb = self.rope(x)
+        rotary_emb, attention_mask = self.rope.tables(x, attention_mask, loop_frames)
         for block in self.transformer_blocks:
             inputs = (x, tokens, modulation, rotary_emb, attention_mask, encoder_attention_mask)
             if torch.is_grad_enabled() and self.gradient_checkpointing:

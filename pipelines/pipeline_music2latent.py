@@ -1,26 +1,31 @@
 """Text to music: encode the prompt, sample latents with the diffusion transformer, decode them in one step."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers.guiders import ClassifierFreeGuidance
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.schedulers import FlowMatchEulerDiscreteScheduler
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from autoencoder.chunking import LOW_LATENCY, Windows
 from autoencoder.model import Music2LatentAutoencoder
 from autoencoder.noise import draw_seeds
-from latent_diffusion.conditions import key_index, tempo_value
-from latent_diffusion.text import count_prompts, encode_text
+from latent_diffusion.conditions import NO_KEY, NO_TEMPO, key_index, tempo_value
 from latent_diffusion.transformer import LatentDiT
-from pipelines.output import Music2LatentPipelineOutput
+from pipelines._registration import register
+from pipelines.checks import Arguments, check_editing, check_prompts, check_settings
+from pipelines.decoding import decode, stream
+from pipelines.editing import Plan, plan_piece
+from pipelines.guidance import guider_of_call
+from pipelines.output import Music2LatentPipelineOutput, describe
+from pipelines.parts import Music2LatentParts
+from pipelines.request import Request
+from pipelines.sampling import sample
+from pipelines.windows import known_frames
 
-OUTPUT_TYPES = ("np", "pt", "latent")
 Embeds = Float[Tensor, "prompts tokens dim"]
 TokenMask = Bool[Tensor, "prompts tokens"]
 NegativeEmbeds = Float[Tensor, "prompts negative_tokens dim"]
@@ -34,160 +39,32 @@ Conditioning = tuple[
 """Prompt embeddings and mask, then the same for the negative prompt; one row per waveform."""
 
 
-class Music2LatentPipeline(DiffusionPipeline):
-    """Text-to-music pipeline.
+class Music2LatentPipeline(Music2LatentParts):
+    """Text-to-music pipeline, which also edits given audio; ``Music2LatentParts`` says what it is made of."""
 
-    Args:
-        autoencoder: codec between audio and latents.
-        transformer: velocity network on the codec's latents.
-        text_encoder: frozen encoder that the transformer was trained with.
-        tokenizer: its tokenizer.
-        scheduler: a flow-matching scheduler of diffusers.
-
-    Raises:
-        ValueError: the parts do not belong together.
-    """
-
-    model_cpu_offload_seq = "text_encoder->transformer->autoencoder"
-    _callback_tensor_inputs = ("latents", "prompt_embeds", "negative_prompt_embeds")
-
-    def __init__(
-        self,
-        autoencoder: Music2LatentAutoencoder,
-        transformer: LatentDiT,
-        text_encoder: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        scheduler: FlowMatchEulerDiscreteScheduler,
-    ) -> None:
-        super().__init__()
-        self._guider = ClassifierFreeGuidance()  # once: each new one logs that guiders are experimental
-        if autoencoder is not None and transformer is not None:
-            self._check_codec(autoencoder, transformer)
-        if text_encoder is not None and transformer is not None:
-            self._check_text_encoder(text_encoder, transformer)
-        self.register_modules(
-            autoencoder=autoencoder,
-            transformer=transformer,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            scheduler=scheduler,
+    def check_inputs(self, arguments: Arguments) -> Plan:
+        """Raise an error that says what to pass instead, before anything is computed; lay out the piece."""
+        check_prompts(arguments)
+        check_settings(arguments, self.sample_rate, self._callback_tensor_inputs)
+        check_editing(arguments, self.transformer.config.in_channels // self.autoencoder.config.latent_channels)
+        plan = plan_piece(arguments, self.sample_rate)
+        shape = (
+            arguments.num_prompts * arguments.num_waveforms_per_prompt,
+            self.transformer.config.in_channels,
+            self._num_frames(plan.num_samples, arguments.loop),
         )
-
-    @property
-    def vae(self) -> Music2LatentAutoencoder:
-        """The autoencoder under the name that other pipelines use."""
-        return self.autoencoder
-
-    @property
-    def sample_rate(self) -> int:
-        """Hz of the generated audio."""
-        return self.autoencoder.config.sample_rate
-
-    @property
-    def max_audio_length_in_s(self) -> float:
-        """Seconds of the longest piece that the transformer was trained on."""
-        longest = self.transformer.config.max_frames * self.autoencoder.samples_per_latent
-        return (longest - self.autoencoder.spectrogram.overlap) / self.sample_rate
-
-    @property
-    def guidance_scale(self) -> float:
-        """Guidance scale of the running call."""
-        return self._guidance_scale
-
-    @property
-    def num_timesteps(self) -> int:
-        """Network evaluations of the running call, guidance not counted."""
-        return self._num_timesteps
-
-    @property
-    def current_timestep(self) -> Tensor | None:
-        """Timestep that the running call works on."""
-        return self._current_timestep
-
-    @property
-    def interrupt(self) -> bool:
-        """Set it to True from a callback to stop the sampling; what there is so far is decoded."""
-        return self._interrupt
-
-    @interrupt.setter
-    def interrupt(self, value: bool) -> None:
-        self._interrupt = value
-
-    @staticmethod
-    def _check_codec(autoencoder: Music2LatentAutoencoder, transformer: LatentDiT) -> None:
-        trained_on, given = transformer.config.codec_id, autoencoder.config.codec_id
-        if trained_on and given and trained_on != given:
+        if arguments.latents is not None and arguments.latents.shape != shape:
             raise ValueError(
-                f"the transformer was trained on latents of the codec {trained_on}, but the autoencoder is {given}; "
-                "take the autoencoder that encoded its training data"
+                f"latents, the starting noise, must be (batch, channels, frames) = {shape}, "
+                f"got {tuple(arguments.latents.shape)}"
             )
-        if transformer.config.in_channels % autoencoder.config.latent_channels:
-            raise ValueError(
-                f"the transformer makes {transformer.config.in_channels} latent channels, which is no multiple of the "
-                f"autoencoder's {autoencoder.config.latent_channels}"
-            )
+        return plan
 
-    @staticmethod
-    def _check_text_encoder(text_encoder: PreTrainedModel, transformer: LatentDiT) -> None:
-        if text_encoder.config.hidden_size != transformer.config.cross_attention_dim:
-            raise ValueError(
-                f"the text encoder is {text_encoder.config.hidden_size} wide, the transformer was trained with one of "
-                f"{transformer.config.cross_attention_dim}: {transformer.config.text_encoder or 'its name is unknown'}"
-            )
-
-    def check_inputs(
-        self,
-        prompt: str | Sequence[str] | None,
-        negative_prompt: str | Sequence[str] | None,
-        prompt_embeds: Tensor | None,
-        prompt_attention_mask: Tensor | None,
-        negative_prompt_embeds: Tensor | None,
-        negative_prompt_attention_mask: Tensor | None,
-        audio_length_in_s: float,
-        num_inference_steps: int,
-        num_waveforms_per_prompt: int,
-        output_type: str,
-        callback_on_step_end_tensor_inputs: Sequence[str],
-    ) -> None:
-        """Raise an error that says what to pass instead, before anything is computed."""
-        if (prompt is None) == (prompt_embeds is None):
-            raise ValueError("pass either prompt or prompt_embeds, and not both")
-        if negative_prompt is not None and negative_prompt_embeds is not None:
-            raise ValueError("pass either negative_prompt or negative_prompt_embeds, and not both")
-        for name, embeds, mask in (
-            ("prompt", prompt_embeds, prompt_attention_mask),
-            ("negative_prompt", negative_prompt_embeds, negative_prompt_attention_mask),
-        ):
-            if (embeds is None) != (mask is None):
-                raise ValueError(f"{name}_embeds and {name}_attention_mask belong together: pass both or neither")
-        num_prompts = count_prompts("prompt", prompt) if prompt_embeds is None else len(prompt_embeds)
-        if negative_prompt is not None and count_prompts("negative_prompt", negative_prompt) not in (1, num_prompts):
-            raise ValueError(
-                f"negative_prompt must be one text or one for each of the {num_prompts} prompts, "
-                f"got {len(negative_prompt)}"
-            )
-        if negative_prompt_embeds is not None and len(negative_prompt_embeds) != num_prompts:
-            raise ValueError(
-                f"negative_prompt_embeds must have one row for each of the {num_prompts} prompts, "
-                f"got {len(negative_prompt_embeds)}"
-            )
-        if not 1 / self.sample_rate <= audio_length_in_s <= self.max_audio_length_in_s:
-            raise ValueError(
-                f"audio_length_in_s must be at least one sample and at most {self.max_audio_length_in_s:.2f} s, "
-                f"the longest piece this transformer was trained on; got {audio_length_in_s}"
-            )
-        counts = {"num_inference_steps": num_inference_steps, "num_waveforms_per_prompt": num_waveforms_per_prompt}
-        for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type must be one of {OUTPUT_TYPES}, got {output_type!r}")
-        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
-        if unknown:
-            raise ValueError(
-                f"callback_on_step_end_tensor_inputs may hold {self._callback_tensor_inputs}, "
-                f"got also {sorted(unknown)}"
-            )
+    def _num_frames(self, num_samples: int, loop: bool) -> int:
+        """Latent frames of a piece; a loop goes round without the frames that a piece needs beyond its end."""
+        if loop:
+            return -(-num_samples // self.autoencoder.samples_per_latent)
+        return self.autoencoder.num_latent_frames(num_samples)
 
     def encode_prompt(
         self,
@@ -201,37 +78,43 @@ class Music2LatentPipeline(DiffusionPipeline):
     ) -> Conditioning:
         """Token states and masks of the prompts and of what to steer away from, one row per waveform.
 
+        Prompts that were encoded lately are not encoded again; ``prompt_cache.clear()`` forgets them.
+
         Returns:
             ``prompt_embeds``, ``prompt_attention_mask``, and the same two for the negative prompt.
         """
         if prompt_embeds is None or prompt_attention_mask is None:
-            prompt_embeds, prompt_attention_mask = encode_text(self.tokenizer, self.text_encoder, _texts(prompt))
+            prompt_embeds, prompt_attention_mask = self._encode_texts(_texts(prompt))
         if negative_prompt_embeds is None or negative_prompt_attention_mask is None:
             # without a wish, the empty prompt: the transformer was trained to do without text on it
             negatives = _texts(negative_prompt)
             negatives = negatives * len(prompt_embeds) if len(negatives) == 1 else negatives
-            negative_prompt_embeds, negative_prompt_attention_mask = encode_text(
-                self.tokenizer, self.text_encoder, negatives
-            )
-        return (
-            prompt_embeds.repeat_interleave(num_waveforms_per_prompt, dim=0),
-            prompt_attention_mask.repeat_interleave(num_waveforms_per_prompt, dim=0),
-            negative_prompt_embeds.repeat_interleave(num_waveforms_per_prompt, dim=0),
-            negative_prompt_attention_mask.repeat_interleave(num_waveforms_per_prompt, dim=0),
+            negative_prompt_embeds, negative_prompt_attention_mask = self._encode_texts(negatives)
+        prompt_embeds = prompt_embeds.repeat_interleave(num_waveforms_per_prompt, dim=0)
+        prompt_attention_mask = prompt_attention_mask.repeat_interleave(num_waveforms_per_prompt, dim=0)
+        negative_prompt_embeds = negative_prompt_embeds.repeat_interleave(num_waveforms_per_prompt, dim=0)
+        negative_prompt_attention_mask = negative_prompt_attention_mask.repeat_interleave(
+            num_waveforms_per_prompt, dim=0
         )
+        return prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask
+
+    def _encode_texts(self, prompts: list[str]) -> tuple[Embeds, TokenMask]:
+        if self.text_encoder is None or self.tokenizer is None:
+            raise ValueError(
+                "this pipeline has no text encoder or no tokenizer: pass prompt_embeds and negative_prompt_embeds, "
+                "with their masks, or load it with both"
+            )
+        embeds, mask = self.prompt_cache.encode(self.tokenizer, self.text_encoder, prompts)
+        device = self._execution_device
+        return embeds.to(device), mask.to(device)
 
     def prepare_latents(
         self, seeds: Sequence[int], num_frames: int, latents: Float[Tensor, "batch channels frames"] | None
     ) -> Float[Tensor, "batch channels frames"]:
         """Starting noise, float32, from each item's own seed on the CPU: no neighbour and no device matters."""
-        shape = (len(seeds), self.transformer.config.in_channels, num_frames)
         if latents is None:
-            noise = [torch.randn(shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-            latents = torch.stack(noise)
-        elif latents.shape != shape:
-            raise ValueError(
-                f"latents, the starting noise, must be (batch, channels, frames) = {shape}, got {tuple(latents.shape)}"
-            )
+            shape = (self.transformer.config.in_channels, num_frames)
+            latents = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(one)) for one in seeds])
         return latents.to(self._execution_device, torch.float32)
 
     @torch.no_grad()
@@ -240,11 +123,19 @@ class Music2LatentPipeline(DiffusionPipeline):
         prompt: str | Sequence[str] | None = None,
         *,
         negative_prompt: str | Sequence[str] | None = None,
-        audio_length_in_s: float = 10.0,
+        audio_length_in_s: float | None = None,
         num_inference_steps: int = 25,
-        guidance_scale: float = 4.0,
-        tempo: float | None = None,
-        key: str | None = None,
+        guidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        tempo: float | Sequence[float | None] | None = None,
+        key: str | Sequence[str | None] | None = None,
+        audio: Tensor | np.ndarray | None = None,
+        audio_start_in_s: float = 0.0,
+        regions: Sequence[tuple[float, float]] | None = None,
+        mask: Tensor | np.ndarray | None = None,
+        strength: float = 1.0,
+        loop: bool = False,
         num_waveforms_per_prompt: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Float[Tensor, "batch channels frames"] | None = None,
@@ -252,22 +143,37 @@ class Music2LatentPipeline(DiffusionPipeline):
         prompt_attention_mask: TokenMask | None = None,
         negative_prompt_embeds: NegativeEmbeds | None = None,
         negative_prompt_attention_mask: NegativeTokenMask | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
         output_type: str = "np",
         return_dict: bool = True,
-        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> Music2LatentPipelineOutput | tuple[np.ndarray | Tensor]:
-        """Generate music from text.
+        """Generate music from text, or edit given audio.
 
         Args:
             prompt: a description, or a list of them for a batch.
             negative_prompt: what to steer away from; the empty prompt if not given. Unused at ``guidance_scale`` 1.
-            audio_length_in_s: seconds of each piece, at most ``max_audio_length_in_s``. The audio has exactly
-                ``round(audio_length_in_s * sample_rate)`` samples.
+            audio_length_in_s: seconds of each piece; exactly ``round(audio_length_in_s * sample_rate)`` samples. 10 if
+                not given, or the end of the given audio. Beyond ``max_audio_length_in_s`` the piece is made of windows
+                that each see what was generated before.
             num_inference_steps: steps of the scheduler; the time taken is proportional to it.
-            guidance_scale: weight of the prompt, tempo and key. 1 turns guidance off and halves the cost.
-            tempo: beats per minute, 20 to 400; free if not given.
-            key: such as ``"F# minor"``; free if not given.
+            guidance_scale: weight of the prompt, tempo and key; 1 turns guidance off and halves the cost. The guider's
+                own, or 4, if not given.
+            guidance_rescale: 0 to 1, how far the guided prediction gets the spread of the unguided one back.
+            guidance_interval: first and last share of the steps that are guided, such as ``(0.1, 0.9)``.
+            tempo: beats per minute, 20 to 400; free if not given. A list gives one per prompt.
+            key: such as ``"F# minor"``; free if not given. A list gives one per prompt.
+            audio: music to edit, (channels, samples) or one for each prompt (batch, channels, samples), in [-1, 1] at
+                ``sample_rate``. What lies outside of it is generated; it is kept sample by sample where nothing else
+                is said, but for a cross-fade of 20 ms beside each generated region.
+            audio_start_in_s: where the audio stands in the piece: 0 continues it, more leads up to it.
+            regions: seconds ``[(start, end), ...]`` of the piece to generate anew.
+            mask: the same for each sample, True where generated anew; instead of ``regions``.
+            strength: how much of the regions, or of everything without regions, is changed: 1 starts from noise, 0.5
+                from half noised audio, with half of the steps.
+            loop: the end joins the start. Up to ``max_audio_length_in_s`` the transformer works on a circle, beyond it
+                the last window sees the start again.
             num_waveforms_per_prompt: pieces per prompt; they follow each other in the output.
             generator: makes the result repeatable; a list gives each piece its own. A piece depends on its seed only.
             latents: starting noise (batch, latent_channels, latent_frames) instead of a draw.
@@ -275,11 +181,12 @@ class Music2LatentPipeline(DiffusionPipeline):
             prompt_attention_mask: True for real tokens.
             negative_prompt_embeds: the same for the negative prompt.
             negative_prompt_attention_mask: the same for the negative prompt.
+            attention_kwargs: ``{"scale": float}`` weighs the loaded LoRA.
             output_type: ``"np"`` array, ``"pt"`` tensor, or ``"latent"``: latents that ``autoencoder.decode`` takes.
             return_dict: False returns ``(audio,)``.
             callback_on_step_end: called after every step as ``callback(pipeline, step, timestep, tensors)``; it may
-                return changed tensors, and may set ``pipeline.interrupt``.
-            callback_on_step_end_tensor_inputs: which tensors it gets.
+                return changed tensors, and may set ``pipeline.interrupt``. Steps are counted over all windows.
+            callback_on_step_end_tensor_inputs: which tensors it gets; ``"latents"`` are those of the window.
 
         Returns:
             Output whose ``audio`` is (batch, channels, samples), float32 in [-1, 1], at ``sample_rate``.
@@ -292,108 +199,126 @@ class Music2LatentPipeline(DiffusionPipeline):
             >>> pipe = Music2LatentPipeline.from_pretrained("path/to/pipeline")
             >>> pipe("lofi piano beat", audio_length_in_s=8).save("beat.wav")
         """
-        self.check_inputs(
-            prompt,
-            negative_prompt,
-            prompt_embeds,
-            prompt_attention_mask,
-            negative_prompt_embeds,
-            negative_prompt_attention_mask,
-            audio_length_in_s,
-            num_inference_steps,
-            num_waveforms_per_prompt,
-            output_type,
-            callback_on_step_end_tensor_inputs,
-        )
-        musical = {"duration": audio_length_in_s, "tempo": tempo_value(tempo), "key": key_index(key)}
-        self._guidance_scale, self._interrupt, self._current_timestep = guidance_scale, False, None
-        embeds = self.encode_prompt(
-            prompt,
-            negative_prompt,
-            num_waveforms_per_prompt,
-            prompt_embeds,
-            prompt_attention_mask,
-            negative_prompt_embeds,
-            negative_prompt_attention_mask,
-        )
-        num_samples = round(audio_length_in_s * self.sample_rate)
-        seeds = draw_seeds(generator, len(embeds[0]))
-        latents = self.prepare_latents(seeds, self.autoencoder.num_latent_frames(num_samples), latents)
-        numbers = {
-            name: torch.full((len(seeds),), value, device=self._execution_device) for name, value in musical.items()
-        }
-
-        callback = (callback_on_step_end, callback_on_step_end_tensor_inputs)
-        latents = self._sample(latents, embeds, numbers, num_inference_steps, callback)
-        audio = self._decode(latents, seeds, num_samples, output_type)
+        # the signature is the one list of arguments, for this and for stream
+        request = self._prepare(**{name: value for name, value in locals().items() if name != "self"})
+        for _ in sample(self, request):
+            pass
+        result = self.transformer.denormalize(request.x0) if output_type == "latent" else decode(self, request)
         self.maybe_free_model_hooks()
-        return Music2LatentPipelineOutput(audio=audio, sample_rate=self.sample_rate) if return_dict else (audio,)
+        if output_type == "np":
+            result = result.cpu().numpy()
+        if not return_dict:
+            return (result,)
+        return Music2LatentPipelineOutput(audio=result, sample_rate=self.sample_rate, metadata=request.metadata)
 
-    def _sample(
-        self,
-        latents: Float[Tensor, "batch channels frames"],
-        embeds: Conditioning,
-        numbers: dict[str, Tensor],
-        num_inference_steps: int,
-        callback: tuple[Callable[..., dict[str, Any]] | None, Sequence[str]],
-    ) -> Float[Tensor, "batch channels frames"]:
-        """Follow the velocity from noise to data, guided away from the negative prompt."""
-        device, (on_step_end, callback_names) = latents.device, callback
-        prompt_embeds, prompt_mask, negative_embeds, negative_mask = (tensor.to(device) for tensor in embeds)
-        state = {"latents": latents, "prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_embeds}
-        guider = self._guider
-        guider.guidance_scale = self._guidance_scale
-        timesteps = self._set_timesteps(num_inference_steps, device)
-        with self.progress_bar(total=len(timesteps)) as progress_bar:
-            for step, timestep in enumerate(timesteps):
-                if self._interrupt:
-                    break
-                self._current_timestep = timestep
-                guider.set_state(step, len(timesteps), timestep)
-                asked = {"encoder_hidden_states": state["prompt_embeds"], "encoder_attention_mask": prompt_mask}
-                velocity = self._velocity("cond", state["latents"], timestep, asked | numbers)
-                negative = None
-                if guider.num_conditions > 1:
-                    # tempo and key are left out, as the training leaves them out together with the text
-                    asked = {"encoder_hidden_states": state["negative_prompt_embeds"]}
-                    asked |= {"encoder_attention_mask": negative_mask, "duration": numbers["duration"]}
-                    negative = self._velocity("uncond", state["latents"], timestep, asked)
-                velocity = guider.forward(velocity, negative).pred
-                state["latents"] = self.scheduler.step(velocity, timestep, state["latents"], return_dict=False)[0]
-                if on_step_end is not None:
-                    shown = {name: state[name] for name in callback_names}
-                    state |= on_step_end(self, step, timestep, shown) or {}
-                progress_bar.update()
-        self._current_timestep = None
-        return state["latents"]
+    def stream(
+        self, prompt: str | Sequence[str] | None = None, *, windows: Windows = LOW_LATENCY, **arguments: Any
+    ) -> Iterator[Float[Tensor, "batch channels samples"] | np.ndarray]:
+        """Generate as a call does, but give the audio in pieces, each as soon as it is decoded.
 
-    def _set_timesteps(self, num_inference_steps: int, device: torch.device) -> Tensor:
-        """Evenly spaced times from 1 (noise) to 0; schedulers that take no times choose their own."""
-        if "sigmas" in inspect.signature(self.scheduler.set_timesteps).parameters:
-            sigmas = np.linspace(1, 1 / num_inference_steps, num_inference_steps)
-            self.scheduler.set_timesteps(sigmas=sigmas, device=device)  # an array: UniPC cannot use a list
-        else:
-            self.scheduler.set_timesteps(num_inference_steps, device=device)
-        self._num_timesteps = len(self.scheduler.timesteps)
-        return self.scheduler.timesteps
+        A piece of several windows is heard while its later windows are not yet generated. A loop comes at once, since
+        its first sample depends on its last.
 
-    def _velocity(self, cache_name: str, latents: Tensor, timestep: Tensor, conditions: dict[str, Tensor]) -> Tensor:
-        dtype = self.transformer.dtype
-        conditions["encoder_hidden_states"] = conditions["encoder_hidden_states"].to(dtype)
-        t = (timestep / self.scheduler.config.num_train_timesteps).expand(len(latents)).to(latents.device)
-        with self.transformer.cache_context(cache_name):
-            return self.transformer(latents.to(dtype), t, return_dict=False, **conditions)[0].float()
+        Args:
+            prompt: as for a call.
+            windows: how the codec divides the latents. The default gives its first audio early; with ``Windows()``
+                the pieces together are exactly what a call gives.
+            **arguments: as for a call; ``output_type`` is "np" or "pt".
 
-    def _decode(
-        self, latents: Tensor, seeds: Sequence[int], num_samples: int, output_type: str
-    ) -> np.ndarray | Tensor:
-        latents = self.transformer.denormalize(latents)
+        Returns:
+            Iterator over (batch, channels, samples) of any lengths, which follow each other.
+
+        Raises:
+            TypeError: a prompt is not text, or an argument does not exist.
+            ValueError: as for a call; raised at once.
+        """
+        bound = inspect.signature(self.__call__).bind(prompt, **arguments)
+        bound.apply_defaults()
+        output_type = bound.arguments["output_type"]
         if output_type == "latent":
-            return latents
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        audio = self.autoencoder.decode(latents, num_samples=num_samples, generator=generators)
-        return audio.cpu().numpy() if output_type == "np" else audio
+            raise ValueError("stream gives audio, output_type 'np' or 'pt'; call the pipeline itself for latents")
+        return self._stream(self._prepare(**bound.arguments), output_type, windows)
+
+    def _stream(self, request: Request, output_type: str, windows: Windows) -> Iterator[Any]:
+        pieces = stream(self, request, windows)
+        try:
+            while True:
+                with torch.no_grad():  # for each piece, so that it does not hold for the caller between two of them
+                    piece = next(pieces, None)
+                if piece is None:
+                    return
+                yield piece.cpu().numpy() if output_type == "np" else piece
+        finally:
+            self.maybe_free_model_hooks()
+
+    @torch.no_grad()
+    def _prepare(self, *, attention_kwargs: dict[str, Any] | None, **given: Any) -> Request:
+        """Check everything, encode prompts and audio, draw the noise."""
+        if isinstance(given["callback_on_step_end"], PipelineCallback | MultiPipelineCallbacks):
+            given["callback_on_step_end_tensor_inputs"] = given["callback_on_step_end"].tensor_inputs
+        arguments = Arguments(**given)
+        plan = self.check_inputs(arguments)
+        guider = guider_of_call(
+            self.guider, arguments.guidance_scale, arguments.guidance_rescale, arguments.guidance_interval
+        )
+        self._guidance_scale, self._attention_kwargs = guider.guidance_scale, attention_kwargs
+        self._interrupt, self._current_timestep = False, None
+        conditions = self._conditions(arguments)
+        num_waveforms = arguments.num_prompts * arguments.num_waveforms_per_prompt
+        seeds = draw_seeds(arguments.generator, num_waveforms)
+        noise = self.prepare_latents(seeds, self._num_frames(plan.num_samples, arguments.loop), arguments.latents)
+        codec, num_frames = self.autoencoder, noise.shape[-1]
+        x0, audio = torch.zeros_like(noise), plan.given
+        if audio is not None:
+            audio = audio.repeat_interleave(num_waveforms // len(audio), dim=0).to(noise.device)
+            x0 = self.transformer.normalize(codec.encode(audio).float())[..., :num_frames].contiguous()
+        is_whole = num_frames <= self.transformer.config.max_frames
+        return Request(
+            seeds=seeds,
+            num_samples=plan.num_samples,
+            noise=noise,
+            x0=x0,
+            is_known=known_frames(plan.is_kept, num_frames, codec.samples_per_latent, codec.spectrogram.overlap),
+            conditions=conditions,
+            guider=guider,
+            sample_rate=self.sample_rate,
+            num_inference_steps=arguments.num_inference_steps,
+            strength=arguments.strength,
+            loop_frames=plan.num_samples / codec.samples_per_latent if arguments.loop and is_whole else None,
+            is_loop=arguments.loop,
+            given=audio,
+            is_kept=plan.is_kept,
+            on_step_end=(arguments.callback_on_step_end, arguments.callback_on_step_end_tensor_inputs),
+            metadata=describe(self, arguments, plan.num_samples, seeds, guider),
+        )
+
+    def _conditions(self, arguments: Arguments) -> dict[str, tuple[Tensor, Tensor]]:
+        """What the transformer is told with the prompt and without it, one row per waveform."""
+        device, repeats = self._execution_device, arguments.num_waveforms_per_prompt
+        embeds = self.encode_prompt(
+            arguments.prompt,
+            arguments.negative_prompt,
+            repeats,
+            arguments.prompt_embeds,
+            arguments.prompt_attention_mask,
+            arguments.negative_prompt_embeds,
+            arguments.negative_prompt_attention_mask,
+        )
+        prompt_embeds, prompt_mask, negative_embeds, negative_mask = (tensor.to(device) for tensor in embeds)
+        tempo = torch.tensor([tempo_value(one) for one in arguments.per_prompt("tempo")], device=device)
+        key = torch.tensor([key_index(one) for one in arguments.per_prompt("key")], device=device)
+        tempo, key = tempo.repeat_interleave(repeats), key.repeat_interleave(repeats)
+        return {
+            "encoder_hidden_states": (prompt_embeds, negative_embeds),
+            "encoder_attention_mask": (prompt_mask, negative_mask),
+            # tempo and key are left out, as the training leaves them out together with the text
+            "tempo": (tempo, torch.full_like(tempo, NO_TEMPO)),
+            "key": (key, torch.full_like(key, NO_KEY)),
+        }
 
 
 def _texts(prompt: str | Sequence[str] | None) -> list[str]:
     return [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
+
+
+register(Music2LatentAutoencoder, LatentDiT, Music2LatentPipeline)

@@ -1,6 +1,8 @@
-"""Text to an audio file and a picture of its spectrogram.
+"""Text to an audio file and a picture of its spectrogram; audio can be edited and continued as well.
 
     python scripts/generate.py "lofi piano beat" --pipeline outputs/demo/pipeline --output beat.wav
+    python scripts/generate.py "lofi piano beat" --audio beat.wav --regions "[[2, 4]]" --output other_bar.wav
+    python scripts/generate.py "lofi piano beat" --audio beat.wav --audio_length_in_s 20 --output longer.wav
 
 The picture is written beside the audio, with the suffix .png.
 """
@@ -24,12 +26,18 @@ def main(
     *,
     pipeline: Path = Path("outputs/demo/pipeline"),
     output: Path = Path("music.wav"),
-    audio_length_in_s: float = 10.0,
+    audio_length_in_s: float | None = None,
     negative_prompt: str | None = None,
     num_inference_steps: int = 25,
     guidance_scale: float = 4.0,
     tempo: float | None = None,
     key: str | None = None,
+    loop: bool = False,
+    audio: Path | None = None,
+    audio_start_in_s: float = 0.0,
+    regions: list[tuple[float, float]] | None = None,
+    strength: float = 1.0,
+    lora: Path | None = None,
     seed: int = 0,
 ) -> Path:
     """Generate music from a description.
@@ -38,12 +46,18 @@ def main(
         prompt: description of the music.
         pipeline: folder of a saved pipeline; the default is where `make demo` puts it.
         output: .wav, .flac or .ogg file.
-        audio_length_in_s: seconds of music.
+        audio_length_in_s: seconds of music; 10, or as long as the file to edit, if not given.
         negative_prompt: what to steer away from.
         num_inference_steps: steps of the scheduler.
         guidance_scale: weight of the prompt; 1 for none.
         tempo: beats per minute.
         key: such as "F# minor".
+        loop: the end joins the start.
+        audio: file to edit or to continue.
+        audio_start_in_s: where the file stands in the piece; later than 0, music that leads up to it is generated.
+        regions: seconds of it to generate anew, such as "[[2, 4]]".
+        strength: below 1, how much of the file is changed.
+        lora: folder or file of a LoRA.
         seed: the same seed gives the same music.
 
     Returns:
@@ -53,6 +67,8 @@ def main(
         raise ValueError(f"there is no pipeline folder {pipeline}; `make demo` makes outputs/demo/pipeline")
     pipe = Music2LatentPipeline.from_pretrained(pipeline)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    if lora is not None:
+        pipe.load_lora_weights(lora)
     started = time.perf_counter()
     music = pipe(
         prompt,
@@ -62,13 +78,18 @@ def main(
         guidance_scale=guidance_scale,
         tempo=tempo,
         key=key,
+        loop=loop,
+        audio=None if audio is None else read_audio(audio, pipe.sample_rate),
+        audio_start_in_s=audio_start_in_s,
+        regions=regions,
+        strength=strength,
         generator=torch.Generator().manual_seed(seed),
     )
     elapsed = time.perf_counter() - started
     music.save(output)
     picture = output.with_suffix(".png")
     spectrogram_figure({prompt: read_audio(output, music.sample_rate)}, music.sample_rate).savefig(picture, dpi=120)
-    print(f"{output} and {picture}: {audio_length_in_s:.1f} s in {elapsed:.1f} s")
+    print(f"{output} and {picture}: {music.audio.shape[-1] / music.sample_rate:.1f} s in {elapsed:.1f} s")
     return output
 
 

@@ -150,5 +150,5 @@ def unchecked() -> Iterator[None]:
 def new_process() -> ForkServerContext:
     """Starts processes that share nothing with the tests; the slow imports are made once for all of them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["scripts.train_autoencoder", "scripts.train_latent_dit"])
+    context.set_forkserver_preload(["pipelines", "scripts.train_autoencoder", "scripts.train_latent_dit"])
     return context

@@ -77,7 +77,7 @@ def test_a_new_model_predicts_zero(inputs, conditions):
 def test_a_new_block_is_the_identity():
     block = LatentDiTBlock(width=16, head_dim=8, mlp_ratio=2.0)
     x, tokens = torch.randn(2, FRAMES, 16), torch.randn(2, TOKENS, 16)
-    rotary = RotaryEmbedding(8, 10000.0)(x)
+    rotary = (RotaryEmbedding(8, 10000.0)(x),) * 2
     assert_close(block(x, tokens, torch.zeros(2, 9, 16), rotary, None, None), x, rtol=0, atol=0)
 
 
@@ -176,14 +176,14 @@ def attention():
 def test_attention_depends_on_relative_position_only(attention):
     x = torch.randn(2, FRAMES, 16)
     cos, sin = RotaryEmbedding(8, 10000.0)(torch.zeros(1, FRAMES + 100, 16))
-    near = attention(x, rotary_emb=(cos[:FRAMES], sin[:FRAMES]))
-    far = attention(x, rotary_emb=(cos[100:], sin[100:]))
+    near = attention(x, rotary_emb=((cos[:FRAMES], sin[:FRAMES]),) * 2)
+    far = attention(x, rotary_emb=((cos[100:], sin[100:]),) * 2)
     assert_close(far, near, rtol=1e-4, atol=1e-5)
 
 
 def test_attention_sees_the_order_of_frames_through_rotary_embedding_only(attention):
     x = torch.randn(2, FRAMES, 16)
-    rotary = RotaryEmbedding(8, 10000.0)(x)
+    rotary = (RotaryEmbedding(8, 10000.0)(x),) * 2
     assert_close(attention(x.flip(1)).flip(1), attention(x))
     assert (attention(x.flip(1), rotary_emb=rotary).flip(1) - attention(x, rotary_emb=rotary)).abs().max() > 1e-3
 

@@ -67,7 +67,7 @@ def test_every_output_type_comes_as_object_and_as_tuple(pipeline, output_type, k
         "lofi", audio_length_in_s=SECONDS, num_inference_steps=1, output_type=output_type, return_dict=return_dict
     )
     assert isinstance(result, Music2LatentPipelineOutput if return_dict else tuple)
-    assert len(result) == 2 if return_dict else 1
+    assert len(result) == (3 if return_dict else 1)
     assert isinstance(result[0], kind)
     assert result[0].shape == shape
     assert result[0].dtype in (np.float32, torch.float32)

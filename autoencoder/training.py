@@ -35,6 +35,8 @@ class TrainingConfig:
     """Folder for checkpoints, logs and the exported model; a run found there is continued."""
     max_steps: int
     """Optimiser steps; the schedules end with them, so a run that is stopped early is not a shorter run."""
+    max_minutes: float | None = None
+    """Save a checkpoint and end after this time, counted from the first step; the same command continues."""
     batch_size: int = 16
     """Items per process and micro-batch."""
     gradient_accumulation_steps: int = 1
@@ -75,6 +77,8 @@ class TrainingConfig:
         for name in (*counts, "checkpoints_to_keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_minutes is not None and self.max_minutes <= 0:
+            raise ValueError(f"max_minutes must be above 0, got {self.max_minutes}")
 
 
 @dataclass
@@ -183,7 +187,7 @@ def fit(task: Task, config: TrainingConfig) -> Path | None:
     """Train until ``max_steps``, continuing the run found in ``output_dir``.
 
     Returns:
-        Folder of the exported model, or None when a signal stopped the run early (a checkpoint was written).
+        Folder of the exported model, or None when a signal or ``max_minutes`` stopped the run early (a checkpoint was written).
 
     Raises:
         ValueError: ``output_dir`` holds a run of another architecture.
@@ -210,7 +214,7 @@ def fit(task: Task, config: TrainingConfig) -> Path | None:
     accelerator.print(f"from step {step} of {config.max_steps} on {accelerator.device}")
     if accelerator.is_main_process:
         save_config(config)
-    stop = StopSignal()
+    stop = StopSignal(config.max_minutes)
     try:
         with closing(batches_from(step, task.dataset, config, accelerator)) as batches:
             finished = _loop(accelerator, task, config, ema, checkpoints, batches, step, stop)
@@ -232,7 +236,7 @@ def _loop(
     step: int,
     stop: StopSignal,
 ) -> bool:
-    """Steps until the end (True) or a signal (False)."""
+    """Steps until the end (True), a signal or the time limit (False)."""
     num_skipped = 0
     bar = tqdm(total=config.max_steps, initial=step, unit="step", disable=not accelerator.is_main_process)
     while step < config.max_steps:
@@ -263,7 +267,7 @@ def _loop(
             _check_finite(losses, step, config)
             checkpoints.save(step)
         if stopping and step < config.max_steps:
-            accelerator.print(f"stopped by a signal at step {step}; the same command continues from there")
+            accelerator.print(f"stopped by {stop.reason} at step {step}; the same command continues from there")
             return False
     bar.close()
     if num_skipped:

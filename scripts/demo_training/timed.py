@@ -1,0 +1,114 @@
+"""A training that has to end by the clock: measure its speed first, then fix the length of its schedules.
+
+The schedules of both trainings are functions of the step and end at ``max_steps``, so a training that is merely stopped
+is not a shorter one. The first part of the time goes to steps at the very start of the schedules; the time between two
+checkpoints of it tells how many steps fit, and the training is continued with that ``max_steps``.
+"""
+
+import json
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+PROBE_STEPS = 10_000_000
+"""Length of the schedules before it is known: their start."""
+PROBE_SHARE = 0.12
+"""Part of the time after which the length is fixed."""
+RESERVE_SHARE = 0.06
+"""Part of the time kept for starting again, the last validation and the export."""
+
+
+@dataclass
+class Progress:
+    """What is known of a timed training between two calls; ``schedule.json`` in its output folder."""
+
+    seconds_used: float = 0.0
+    max_steps: int | None = None
+    seconds_per_step: float | None = None
+    finished: bool = False
+
+    @classmethod
+    def load(cls, folder: Path) -> "Progress":
+        """What was saved, or a new one."""
+        path = folder / "schedule.json"
+        return cls(**json.loads(path.read_text())) if path.is_file() else cls()
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "schedule.json").write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+
+def saved_steps(folder: Path) -> list[tuple[int, float]]:
+    """Step and time of writing of each checkpoint of a run, oldest first."""
+    found = sorted((folder / "checkpoints").glob("step-*[0-9]/run.json"))
+    return [(int(path.parent.name.removeprefix("step-")), path.stat().st_mtime) for path in found]
+
+
+def measured_seconds_per_step(folder: Path) -> float | None:
+    """Seconds per step between the first and the last checkpoint that are there; None if there are not two.
+
+    Start-up, compilation and warm-up lie before the first checkpoint and do not count.
+    """
+    saved = saved_steps(folder)
+    if len(saved) < 2 or saved[-1][0] == saved[0][0]:
+        return None
+    (first, begun), (last, ended) = saved[0], saved[-1]
+    return (ended - begun) / (last - first)
+
+
+def train_for(command: Sequence[str], folder: Path, *, seconds: float, limit: float, probe_every: int) -> bool:
+    """Go on with a training that may take ``seconds`` over all calls, for at most ``limit`` seconds in this one.
+
+    Args:
+        command: the training script with all of its options but length, time limit, output and checkpoints.
+        folder: its ``output_dir``.
+        seconds: time for the whole training, start-up and export included.
+        limit: time left to this call.
+        probe_every: steps between checkpoints while the speed is measured.
+
+    Returns:
+        Whether the training is finished and its model exported.
+
+    Raises:
+        subprocess.CalledProcessError: the training failed.
+        RuntimeError: the time for measuring was over before two checkpoints were written.
+    """
+    progress, began = Progress.load(folder), time.monotonic()
+
+    def left() -> float:
+        return limit - (time.monotonic() - began)
+
+    if progress.max_steps is None:
+        probe = ["--max_steps", str(PROBE_STEPS), "--checkpoint_every", str(probe_every), "--checkpoints_to_keep", "8"]
+        _run(command, folder, [*probe, "--validate_every", str(PROBE_STEPS)], min(PROBE_SHARE * seconds, left()))
+        progress.seconds_used += time.monotonic() - began
+        progress.seconds_per_step = measured_seconds_per_step(folder)
+        if progress.seconds_per_step is None:
+            progress.save(folder)
+            raise RuntimeError(
+                f"no two checkpoints were written in the first {progress.seconds_used:.0f} s of {folder}, so that the "
+                f"speed is unknown; run it again, or give probe_every below {probe_every} steps or more time"
+            )
+        done = saved_steps(folder)[-1][0]
+        rest = max(seconds * (1 - RESERVE_SHARE) - progress.seconds_used, 0.0)
+        progress.max_steps = max(done + 1, done + round(rest / progress.seconds_per_step))
+        progress.save(folder)
+        print(f"{1 / progress.seconds_per_step:.2f} steps/s: the schedules end at step {progress.max_steps}", flush=True)
+    if not progress.finished and left() > 0:
+        started = time.monotonic()
+        # Checkpoints cost time; without one, a call that is killed loses what it did, so at most a minute of it
+        every = max(1, round(60 / (progress.seconds_per_step or 1)))
+        schedule = ["--max_steps", str(progress.max_steps), "--checkpoint_every", str(every)]
+        _run(command, folder, [*schedule, "--validate_every", str(max(1, (progress.max_steps or 1) // 6))], left())
+        progress.seconds_used += time.monotonic() - started
+        saved = saved_steps(folder)
+        progress.finished = bool(saved) and saved[-1][0] >= (progress.max_steps or 0)
+        progress.save(folder)
+    return progress.finished
+
+
+def _run(command: Sequence[str], folder: Path, options: Sequence[str], seconds: float) -> None:
+    limits = ["--output_dir", str(folder), "--max_minutes", f"{max(seconds, 1) / 60:.4f}"]
+    subprocess.run([*command, *options, *limits], check=True)

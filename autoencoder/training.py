@@ -187,7 +187,8 @@ def fit(task: Task, config: TrainingConfig) -> Path | None:
     """Train until ``max_steps``, continuing the run found in ``output_dir``.
 
     Returns:
-        Folder of the exported model, or None when a signal or ``max_minutes`` stopped the run early (a checkpoint was written).
+        Folder of the exported model, or None when a signal or ``max_minutes`` stopped the run early (a checkpoint was
+        written).
 
     Raises:
         ValueError: ``output_dir`` holds a run of another architecture.

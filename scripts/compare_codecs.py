@@ -3,8 +3,8 @@
     python scripts/compare_codecs.py --candidates scripts/configs/codec_candidates.yaml --seconds 120 \
         --data_dir scripts/demo_music/train --validation_dir scripts/demo_music/test --output_dir outputs/compare
 
-A candidate is a name with options of train_autoencoder.py that differ from ``--config``. Each one's schedules are made to
-end with its time (see demo_training/timed.py). Besides the distances of what it decodes, the table has the relative
+A candidate is a name with options of train_autoencoder.py that differ from ``--base``. The schedules of each are made
+to end with its time (see demo_training/timed.py). Besides the distances of what it decodes, the table has the relative
 error of its denoiser at four noise levels, where 1 is silence: a codec that does not yet decode can be told from
 another by it. A run that was stopped is continued by the same command.
 """
@@ -43,11 +43,11 @@ class ComparisonConfig:
     """Held-out music."""
     output_dir: Path
     """A folder for each candidate, and comparison.json."""
-    config: Path = ROOT / "scripts/configs/autoencoder_demo.yaml"
+    base: Path = ROOT / "scripts/configs/autoencoder_demo.yaml"
     """What all candidates share."""
     seconds: float = 120.0
     """Time for each candidate, start-up included."""
-    num_files: int = 8
+    num_files: int = 4
     """Held-out files to compare on."""
     num_seconds: float = 5.0
     """Seconds of each."""
@@ -55,7 +55,7 @@ class ComparisonConfig:
 
 def candidate_options(config: ComparisonConfig) -> dict[str, dict[str, Any]]:
     """Options of each candidate, those that all share included; a ``model`` replaces the shared one."""
-    shared = yaml.safe_load(config.config.read_text())
+    shared = yaml.safe_load(config.base.read_text())
     candidates = yaml.safe_load(config.candidates.read_text())
     if not isinstance(candidates, dict) or not all(isinstance(options, dict) for options in candidates.values()):
         raise ValueError(f"{config.candidates} must map names to options of train_autoencoder.py, got {candidates!r}")
@@ -70,7 +70,7 @@ def train(name: str, options: dict[str, Any], config: ComparisonConfig) -> Path:
         path.write_text(yaml.safe_dump(options | {"num_validation_files": 1}))
         command = [sys.executable, str(ROOT / "scripts/train_autoencoder.py"), "--config", str(path)]
         command += ["--data_dir", str(config.data_dir), "--validation_dir", str(config.validation_dir)]
-        train_for(command, folder, seconds=config.seconds, limit=float("inf"), probe_every=4)
+        train_for(command, folder, seconds=config.seconds, limit=10 * config.seconds, probe_every=2)
     return folder / "autoencoder"
 
 

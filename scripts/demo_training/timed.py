@@ -1,8 +1,8 @@
 """A training that has to end by the clock: measure its speed first, then fix the length of its schedules.
 
-The schedules of both trainings are functions of the step and end at ``max_steps``, so a training that is merely stopped
-is not a shorter one. The first part of the time goes to steps at the very start of the schedules; the time between two
-checkpoints of it tells how many steps fit, and the training is continued with that ``max_steps``.
+The schedules of both trainings are functions of the step and end at ``max_steps``, so a training that is merely
+stopped is not a shorter one. The first part of the time goes to steps at the very start of the schedules; the time
+between two checkpoints of it tells how many steps fit, and the training is continued with that ``max_steps``.
 """
 
 import json
@@ -14,8 +14,10 @@ from pathlib import Path
 
 PROBE_STEPS = 10_000_000
 """Length of the schedules before it is known: their start."""
-PROBE_SHARE = 0.12
-"""Part of the time after which the length is fixed."""
+PROBE_SHARE = 0.1
+"""Part of the time after which the speed is looked at for the first time."""
+PROBE_ATTEMPTS = 4
+"""Each one lasts longer than the one before; compiling the networks may use up the first."""
 RESERVE_SHARE = 0.06
 """Part of the time kept for starting again, the last validation and the export."""
 
@@ -46,13 +48,13 @@ def saved_steps(folder: Path) -> list[tuple[int, float]]:
     return [(int(path.parent.name.removeprefix("step-")), path.stat().st_mtime) for path in found]
 
 
-def measured_seconds_per_step(folder: Path) -> float | None:
-    """Seconds per step between the first and the last checkpoint that are there; None if there are not two.
+def measured_seconds_per_step(folder: Path, since: float = 0.0) -> float | None:
+    """Seconds per step between the first and the last checkpoint written after ``since``; None if there are not two.
 
     Start-up, compilation and warm-up lie before the first checkpoint and do not count.
     """
-    saved = saved_steps(folder)
-    if len(saved) < 2 or saved[-1][0] == saved[0][0]:
+    saved = [(step, written) for step, written in saved_steps(folder) if written >= since]
+    if len(saved) < 2:
         return None
     (first, begun), (last, ended) = saved[0], saved[-1]
     return (ended - begun) / (last - first)
@@ -73,40 +75,51 @@ def train_for(command: Sequence[str], folder: Path, *, seconds: float, limit: fl
 
     Raises:
         subprocess.CalledProcessError: the training failed.
-        RuntimeError: the time for measuring was over before two checkpoints were written.
     """
     progress, began = Progress.load(folder), time.monotonic()
 
     def left() -> float:
         return limit - (time.monotonic() - began)
 
-    if progress.max_steps is None:
-        probe = ["--max_steps", str(PROBE_STEPS), "--checkpoint_every", str(probe_every), "--checkpoints_to_keep", "8"]
-        _run(command, folder, [*probe, "--validate_every", str(PROBE_STEPS)], min(PROBE_SHARE * seconds, left()))
-        progress.seconds_used += time.monotonic() - began
-        progress.seconds_per_step = measured_seconds_per_step(folder)
-        if progress.seconds_per_step is None:
-            progress.save(folder)
-            raise RuntimeError(
-                f"no two checkpoints were written in the first {progress.seconds_used:.0f} s of {folder}, so that the "
-                f"speed is unknown; run it again, or give probe_every below {probe_every} steps or more time"
-            )
+    for attempt in range(PROBE_ATTEMPTS):
+        if progress.max_steps is None and left() > 0:
+            _probe(command, folder, progress, seconds, min((attempt + 1) * PROBE_SHARE * seconds, left()), probe_every)
+    if progress.max_steps is not None and not progress.finished and left() > 0:
+        _continue(command, folder, progress, left())
+    return progress.finished
+
+
+def _probe(
+    command: Sequence[str], folder: Path, progress: Progress, seconds: float, limit: float, probe_every: int
+) -> None:
+    """Train at the start of the schedules, and fix their length if the speed could be measured."""
+    began, started = time.monotonic(), time.time()
+    options = ["--max_steps", str(PROBE_STEPS), "--validate_every", str(PROBE_STEPS)]
+    _run(command, folder, [*options, "--checkpoint_every", str(probe_every), "--checkpoints_to_keep", "8"], limit)
+    progress.seconds_used += time.monotonic() - began
+    progress.seconds_per_step = measured_seconds_per_step(folder, since=started)
+    if progress.seconds_per_step is not None:
         done = saved_steps(folder)[-1][0]
         rest = max(seconds * (1 - RESERVE_SHARE) - progress.seconds_used, 0.0)
-        progress.max_steps = max(done + 1, done + round(rest / progress.seconds_per_step))
-        progress.save(folder)
-        print(f"{1 / progress.seconds_per_step:.2f} steps/s: the schedules end at step {progress.max_steps}", flush=True)
-    if not progress.finished and left() > 0:
-        started = time.monotonic()
-        # Checkpoints cost time; without one, a call that is killed loses what it did, so at most a minute of it
-        every = max(1, round(60 / (progress.seconds_per_step or 1)))
-        schedule = ["--max_steps", str(progress.max_steps), "--checkpoint_every", str(every)]
-        _run(command, folder, [*schedule, "--validate_every", str(max(1, (progress.max_steps or 1) // 6))], left())
-        progress.seconds_used += time.monotonic() - started
-        saved = saved_steps(folder)
-        progress.finished = bool(saved) and saved[-1][0] >= (progress.max_steps or 0)
-        progress.save(folder)
-    return progress.finished
+        progress.max_steps = done + max(1, round(rest / progress.seconds_per_step))
+        print(
+            f"{1 / progress.seconds_per_step:.2f} steps/s: the schedules end at step {progress.max_steps}", flush=True
+        )
+    progress.save(folder)
+
+
+def _continue(command: Sequence[str], folder: Path, progress: Progress, limit: float) -> None:
+    """Train on towards the end of the schedules, and export there."""
+    assert progress.max_steps is not None
+    assert progress.seconds_per_step is not None
+    began = time.monotonic()
+    # a call that is killed loses what it did since its last checkpoint: a minute at most
+    every = max(1, round(60 / progress.seconds_per_step))
+    options = ["--max_steps", str(progress.max_steps), "--checkpoint_every", str(every)]
+    _run(command, folder, [*options, "--validate_every", str(max(1, progress.max_steps // 6))], limit)
+    progress.seconds_used += time.monotonic() - began
+    progress.finished = saved_steps(folder)[-1][0] >= progress.max_steps
+    progress.save(folder)
 
 
 def _run(command: Sequence[str], folder: Path, options: Sequence[str], seconds: float) -> None:

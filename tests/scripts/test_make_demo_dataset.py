@@ -18,8 +18,9 @@ from scripts.demo_dataset.instruments import DRUMS, GM_NAMES, PROGRAMS
 from scripts.demo_dataset.licensing import credits_text, licence_text
 from scripts.demo_dataset.midi import read_midi
 from scripts.demo_dataset.pieces import Facts, Job, Note, Performance, Piece, Studio, Track, UnusableClipError
+from scripts.demo_dataset.production import write_audio
 from scripts.demo_dataset.theory import TONICS, Key, build_chord, voicing
-from scripts.make_demo_dataset import DemoConfig, assign_splits, main, plan, write_audio
+from scripts.make_demo_dataset import DemoConfig, assign_splits, main, plan
 
 SECONDS = 10.0
 DEMO_MUSIC = Path(__file__).resolve().parents[2] / "scripts" / "demo_music"
@@ -286,9 +287,9 @@ def test_missing_programs_and_packages_are_named(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.skipif(shutil.which("mma") is None, reason="the program mma is not installed")
 def test_a_groove_is_repeatable_and_has_notes() -> None:
-    groove = grooves.find_grooves()[0]
-    piece = grooves.compose(groove, (0, 1), SECONDS)
-    assert piece == grooves.compose(groove, (0, 1), SECONDS)
+    arrangement = grooves.arrangements()[0]
+    piece = grooves.compose(arrangement, (0, 1), SECONDS)
+    assert piece == grooves.compose(arrangement, (0, 1), SECONDS)
     assert sum(len(track.notes) for track in piece.tracks) > 10
 
 

@@ -18,6 +18,7 @@ from autoencoder.noise import draw_seeds
 from latent_diffusion.conditions import key_index, tempo_value
 from latent_diffusion.text import count_prompts, encode_text
 from latent_diffusion.transformer import LatentDiT
+from pipelines.loading import LoadsTextEncoderByName
 from pipelines.output import Music2LatentPipelineOutput
 
 OUTPUT_TYPES = ("np", "pt", "latent")
@@ -34,7 +35,7 @@ Conditioning = tuple[
 """Prompt embeddings and mask, then the same for the negative prompt; one row per waveform."""
 
 
-class Music2LatentPipeline(DiffusionPipeline):
+class Music2LatentPipeline(LoadsTextEncoderByName, DiffusionPipeline):
     """Text-to-music pipeline.
 
     Args:

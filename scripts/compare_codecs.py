@@ -1,6 +1,6 @@
 """Train several configurations of the codec for the same time each, and compare them on held-out music.
 
-    python scripts/compare_codecs.py --candidates scripts/configs/codec_candidates.yaml --seconds 120 \
+    python scripts/compare_codecs.py --candidates scripts/demo_training/codec_candidates.yaml --seconds 120 \
         --data_dir scripts/demo_music/train --validation_dir scripts/demo_music/test --output_dir outputs/compare
 
 A candidate is a name with options of train_autoencoder.py that differ from ``--base``. The schedules of each are made

@@ -179,7 +179,10 @@ def _run_mma(song: str, groove: Groove) -> MidiFile:
         source, target = Path(folder) / "song.mma", Path(folder) / "song.mid"
         source.write_text(song)
         command = ["mma", "-w", "-f", str(target), str(source)]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=folder)
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=folder)
+        except subprocess.TimeoutExpired as error:
+            raise UnusableClipError(f"MMA does not come to an end with groove {groove.name}") from error
         if result.returncode != 0 or not target.is_file():
             raise UnusableClipError(f"MMA cannot play groove {groove.name}: {result.stdout.strip()[-200:]}")
         return read_midi(target.read_bytes())

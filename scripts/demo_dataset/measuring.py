@@ -1,7 +1,7 @@
 """Tempo and key of recorded music, by listening to it twice: what both halves of a clip agree on.
 
-A wrong number in a caption is worse than none, and measured numbers are often wrong (on synthesised pieces, whose truth
-is known, librosa finds the tempo of 84 % and this method the key of about two thirds), hence the two halves.
+A wrong number in a caption is worse than none, and measured numbers are often wrong: on synthesised pieces, whose
+truth is known, librosa finds the tempo of 84 % and such a method the key of 64 %.
 
 Sources
     KK   key profiles: Krumhansl and Kessler 1982, https://doi.org/10.1037/0033-295X.89.4.334

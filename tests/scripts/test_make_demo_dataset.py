@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from scripts.demo_dataset import effects, grooves, parts, patterns, recordings, synthesis, tunes
+from scripts.demo_dataset import effects, grooves, measuring, parts, patterns, recordings, scores, synthesis, tunes
 from scripts.demo_dataset.captions import captions
 from scripts.demo_dataset.instruments import DRUMS, GM_NAMES, PROGRAMS
 from scripts.demo_dataset.licensing import credits_text, licence_text
-from scripts.demo_dataset.midi import read_midi
+from scripts.demo_dataset.midi import MidiChannel, MidiFile, read_midi
 from scripts.demo_dataset.pieces import Facts, Job, Note, Performance, Piece, Studio, Track, UnusableClipError
 from scripts.demo_dataset.production import write_audio
 from scripts.demo_dataset.theory import TONICS, Key, build_chord, voicing
@@ -317,6 +318,70 @@ def test_a_tune_is_looped_to_fill_the_clip() -> None:
     assert max(note.onset for note in piece.tracks[0].notes) >= piece.beats(SECONDS) - 2
 
 
+def test_notes_survive_a_file_of_scores(tmp_path: Path) -> None:
+    notes = (Note(0.0, 1.0, 60, 90), Note(1 / 3, 0.5, 64, 80), Note(1 / 3, 0.5, 67, 70), Note(2.0, 0.25, 48, 100))
+    scores.write_scores(tmp_path / "scores.xz", {"tunes": [{"notes": scores.pack_notes(notes)}]})
+    (record,) = scores.read_scores(tmp_path / "scores.xz", "tunes")
+    assert scores.unpack_notes(record["notes"]) == notes
+    with pytest.raises(ValueError, match="holds no grooves, only tunes"):
+        scores.read_scores(tmp_path / "scores.xz", "grooves")
+    (tmp_path / "broken.xz").write_bytes(b"no xz")
+    with pytest.raises(ValueError, match="is not a file of scores"):
+        scores.read_scores(tmp_path / "broken.xz", "tunes")
+
+
+def arrangement() -> grooves.Arrangement:
+    drums = MidiChannel(program=0, notes=[Note(float(beat), 0.5, 36, 100) for beat in range(80)])
+    piano = MidiChannel(program=0, notes=[Note(float(beat), 1.0, 60 + beat % 5, 80) for beat in range(80)])
+    groove = grooves.Groove("SlowRock", "slow rock", "Slow rock with piano.")
+    return grooves.Arrangement(groove, 1, MidiFile({0: piano, 9: drums}, (4, 4)))
+
+
+def test_an_arrangement_is_played_in_every_key_and_its_drums_in_none(tmp_path: Path) -> None:
+    scores.write_scores(tmp_path / "scores.xz", {"grooves": [arrangement().to_record()]})
+    (read,) = grooves.arrangements(tmp_path / "scores.xz")
+    pieces = [grooves.compose(read, (0, seed), SECONDS) for seed in range(40)]
+    assert pieces == [grooves.compose(arrangement(), (0, seed), SECONDS) for seed in range(40)]
+    assert len({piece.facts.key for piece in pieces}) == 12
+    assert all(str(piece.facts.key).endswith("minor") for piece in pieces)
+    for piece in pieces:
+        by_name = {track.instrument: track for track in piece.tracks}
+        lowest = min(note.pitch for note in by_name["piano"].notes)
+        assert (lowest - 60) % 12 == Key.parse(str(piece.facts.key)).tonic
+        assert {note.pitch for note in by_name[DRUMS].notes} == {36}
+
+
+def test_a_tune_from_a_file_of_scores_is_the_tune_itself(tmp_path: Path) -> None:
+    notes = tuple(Note(float(beat), 1.0, 62 + beat % 7, 88) for beat in range(32))
+    tune = tunes.Tune("Test", "Ryan's Mammoth", "X:1\nT:Test\nM:6/8\nR:jig\nK:D\n", notes)
+    scores.write_scores(tmp_path / "scores.xz", {"tunes": [tune.to_record()]})
+    (planned,) = tunes.plan(1, 0, tmp_path / "scores.xz")
+    assert planned.piece == "tune_test"
+    read = tunes.Tune.from_record(tune.to_record())
+    assert tunes.compose(read, (0,), SECONDS) == tunes.compose(tune, (0,), SECONDS)
+    assert read.quarters_per_beat == 1.5
+
+
+@pytest.mark.parametrize(("root", "mode"), [(0, "major"), (9, "minor"), (6, "major")])
+def test_the_key_of_a_scale_with_a_strong_triad_is_heard(root: int, mode: str) -> None:
+    key = Key(root, mode)
+    chroma = np.array([0.4 if pitch in key.pitch_classes else 0.05 for pitch in range(12)])
+    for pitch in build_chord(key, "I" if mode == "major" else "i", 3).pitch_classes:
+        chroma[pitch] = 1.0
+    assert measuring.nearest_key(chroma) == str(key)
+
+
+def test_a_steady_beat_on_one_chord_is_measured() -> None:
+    pytest.importorskip("librosa", reason="librosa is not installed")
+    rate, seconds, tempo = 22_050, 12.0, 120.0
+    places = np.arange(int(rate * seconds)) / rate
+    envelope = np.exp(-8 * (places % (60 / tempo)))
+    chord = sum(np.sin(2 * np.pi * 440 * 2 ** ((pitch - 69) / 12) * places) for pitch in (57, 60, 64, 69))
+    measured = measuring.measure((0.2 * envelope * chord)[:, None].astype(np.float32), rate)
+    assert measured.tempo == pytest.approx(tempo, rel=0.04)
+    assert measured.key == "A minor"
+
+
 def test_the_manifest_has_only_free_licences_and_an_author_for_each_attribution() -> None:
     manifest = json.loads(recordings.MANIFEST.read_text())
     for track in manifest["tracks"]:
@@ -368,6 +433,8 @@ def test_jobs_can_be_sent_to_other_processes(tmp_path: Path) -> None:
         ({"num_workers": 0}, "num_workers must be at least 1, got 0"),
         ({"ogg_quality": 2.0}, r"ogg_quality must be from 0 to 1, got 2\.0"),
         ({"sources": ()}, "sources must name at least one of: patterns"),
+        ({"shares": (1.0, 2.0)}, r"shares must be one number above 0 for each of \('patterns',\), got \(1\.0, 2\.0\)"),
+        ({"sources": ("tunes",), "clip_seconds": 40.0}, r"last at most 30 s, got 40\.0"),
     ],
 )
 def test_a_wrong_config_says_what_is_wrong(change: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -455,3 +522,44 @@ def test_the_bundled_metadata_is_complete_and_distinct() -> None:
 
 def test_the_bundled_set_is_small() -> None:
     assert sum(path.stat().st_size for path in DEMO_MUSIC.rglob("*") if path.is_file()) <= 4_000_000
+
+
+def quick(output_dir: Path, **changes: Any) -> DemoConfig:
+    """Two seconds of music in clips of half a second and a second."""
+    settings = {"minutes": 0.05, "clip_seconds": (0.5, 1.0), "channels": 1, "format": "wav", "num_workers": 1}
+    return DemoConfig(output_dir=output_dir, **(settings | {"styles": ("waltz",), "test_fraction": 0.25} | changes))
+
+
+def test_clip_lengths_are_taken_in_turn(tmp_path: Path) -> None:
+    main(quick(tmp_path / "set", soundfont=soundfont()))
+    lengths = {path.stem: soundfile.info(path).frames for path, _ in read_rows(tmp_path / "set")}
+    assert [lengths[f"waltz_{index:05d}"] for index in range(4)] == [22_050, 44_100, 22_050, 44_100]
+
+
+def test_sources_get_their_shares(tmp_path: Path) -> None:
+    scores.write_scores(tmp_path / "scores.xz", {"grooves": [arrangement().to_record()]})
+    config = quick(
+        tmp_path, minutes=1.0, styles=(), sources=("patterns", "grooves"), shares=(3, 1), scores=tmp_path / "scores.xz"
+    )
+    assert Counter(job.source for job in plan(config)) == {"patterns": 60, "grooves": 20}
+
+
+def test_a_run_that_the_time_limit_stops_is_continued_to_the_same_data_set(tmp_path: Path) -> None:
+    font = soundfont()
+    main(quick(tmp_path / "whole", soundfont=font))
+    assert not main(quick(tmp_path / "parts", soundfont=font, max_minutes=1e-9))
+    with pytest.raises(ValueError, match=r"with other settings: seed was 0, is 1\. Give the old ones"):
+        main(quick(tmp_path / "parts", soundfont=font, seed=1))
+    progress = tmp_path / ".parts.partial/progress.jsonl"
+    assert len(progress.read_text().split()) > 0
+    with progress.open("a") as file:
+        file.write('\n{"index": 1, "spl')  # a line that was cut off
+    assert main(quick(tmp_path / "parts", soundfont=font))
+    files = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file())
+    assert files == sorted(p.relative_to(tmp_path / "parts") for p in (tmp_path / "parts").rglob("*") if p.is_file())
+    assert all((tmp_path / "whole" / path).read_bytes() == (tmp_path / "parts" / path).read_bytes() for path in files)
+
+
+def test_a_data_set_can_be_completed_with_what_there_is(tmp_path: Path) -> None:
+    assert main(quick(tmp_path / "set", soundfont=soundfont(), max_minutes=1e-9, finish_early=True))
+    assert len(read_rows(tmp_path / "set")) == 1

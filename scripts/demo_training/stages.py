@@ -1,0 +1,148 @@
+"""The stages of the demo's training after its music: codec, latents, transformer, export, evaluation, delivery.
+
+A stage returns whether it is finished; one that is not is called again by the next call of the script.
+"""
+
+import io
+import shutil
+import tarfile
+import time
+from pathlib import Path
+
+import yaml
+
+from latent_diffusion.text import DEFAULT_TEXT_ENCODER
+from scripts.demo_training.card import model_card
+from scripts.demo_training.run import ROOT, Run
+from scripts.demo_training.timed import Progress, train_for
+from scripts.save_pipeline import SaveConfig
+from scripts.save_pipeline import main as save_pipeline
+
+CODEC_SETTINGS = ROOT / "scripts/configs/autoencoder_demo.yaml"
+TRANSFORMER_SETTINGS = ROOT / "scripts/configs/latent_dit_demo.yaml"
+MIN_SECONDS = 75.0
+"""A training that is scaled down still has to start twice and to make a few steps."""
+PIECE_BYTES = 15_000_000
+
+
+def codec(run: Run) -> bool:
+    """Train the codec within its time, or take over the one that was given."""
+    if run.config.autoencoder is not None:
+        shutil.copytree(run.config.autoencoder, run / "codec/autoencoder", dirs_exist_ok=True)
+        return True
+    options = ["--data_dir", str(run / "codec_music"), "--validation_dir", str(run / "music/test")]
+    command = run.script("train_autoencoder.py", *_scaled(run, CODEC_SETTINGS), *options)
+    return _train(run, command, "codec", run.config.codec_minutes)
+
+
+def encode(run: Run) -> bool:
+    """Turn all music into latents."""
+    for split in ("train", "test"):
+        folder = run / "latents" / split
+        if not (folder / "statistics.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            options = ["--data_dir", str(run / "music" / split), "--autoencoder", str(run / "codec/autoencoder")]
+            options += ["--output_dir", str(folder), "--mix_down", "true"]
+            if not run.call(run.script("encode_dataset.py", *options)):
+                return False
+    return True
+
+
+def transformer(run: Run) -> bool:
+    """Train the transformer within its time."""
+    options = ["--data_dir", str(run / "latents/train"), "--validation_dir", str(run / "latents/test")]
+    options += ["--autoencoder", str(run / "codec/autoencoder")]
+    options += ["--text_encoder", str(run.part("text_encoder") or DEFAULT_TEXT_ENCODER)]
+    command = run.script("train_latent_dit.py", *_scaled(run, TRANSFORMER_SETTINGS), *options)
+    return _train(run, command, "dit", run.config.transformer_minutes)
+
+
+def _scaled(run: Run, settings: Path) -> list[str]:
+    """Options of a training, those of a rehearsal scaled down."""
+    options = ["--config", str(settings)]
+    if run.config.scale < 1:
+        values = yaml.safe_load(settings.read_text())
+        options += ["--batch_size", str(max(2, round(values["batch_size"] * run.config.scale)))]
+        options += ["--warmup_steps", str(max(1, round(values["warmup_steps"] * run.config.scale)))]
+        options += ["--num_workers", "0"]
+    if not run.has_gpu:
+        options += ["--mixed_precision", "no"]
+    return options
+
+
+def _train(run: Run, command: list[str], name: str, minutes: float) -> bool:
+    seconds = max(60 * minutes * run.config.scale, MIN_SECONDS)
+    probe_every = 20 if run.has_gpu else 1
+    finished = train_for(command, run / name, seconds=seconds, limit=run.left, probe_every=probe_every)
+    progress = Progress.load(run / name)
+    run.report["seconds"][name] = progress.seconds_used
+    run.note(**{f"{name}_steps": progress.max_steps, f"{name}_seconds_per_step": progress.seconds_per_step})
+    return finished
+
+
+def export(run: Run) -> bool:
+    """Put the pipeline together as it is bundled: half precision, small files, without the text encoder."""
+    folder = run / "model"
+    shutil.rmtree(folder, ignore_errors=True)
+    save_pipeline(
+        SaveConfig(
+            autoencoder=run / "codec/autoencoder",
+            transformer=run / "dit/transformer",
+            output_dir=folder,
+            text_encoder=DEFAULT_TEXT_ENCODER,
+            include_text_encoder=False,
+            dtype="float16",
+            max_shard_size="15MB",
+        )
+    )
+    shutil.copy(run / "music/CREDITS.md", folder)
+    (folder / "README.md").write_text(model_card(run.report), encoding="utf-8")
+    return True
+
+
+def evaluate(run: Run) -> bool:
+    """Measure codec and pipeline on held-out music; the results are files in ``work_dir/evaluation``."""
+    folder = run / "evaluation"
+    folder.mkdir(exist_ok=True)
+    began = time.monotonic()
+    for command in evaluation_commands(run):
+        if Path(command[1]).is_file() and not run.call(command):
+            return False
+    run.report["seconds"]["evaluate"] = time.monotonic() - began
+    return True
+
+
+def evaluation_commands(run: Run) -> list[list[str]]:
+    """The one place that knows the evaluation scripts."""
+    music, folder = run / "music/test", run / "evaluation"
+    return [
+        run.script(
+            "evaluate_autoencoder.py",
+            *("--autoencoder", str(run / "model/autoencoder"), "--data_dir", str(music)),
+            *("--output_dir", str(folder / "codec")),
+        ),
+        run.script(
+            "evaluate_generation.py",
+            *("--pipeline", str(run / "model"), "--data_dir", str(music), "--output_dir", str(folder / "generation")),
+        ),
+    ]
+
+
+def deliver(run: Run) -> None:
+    """Put what is finished into ``delivery_dir``: one tar file, cut into pieces that ``cat`` joins again."""
+    folder = run.config.delivery_dir
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(run / "report.json", folder)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        # until there is a whole model, the codec, so that a lost machine does not cost its training again
+        for name in ("model",) if (run / "model").is_dir() else ("codec/autoencoder",):
+            if (run / name).is_dir():
+                archive.add(run / name, arcname=name)
+        if (run / "evaluation").is_dir():
+            archive.add(run / "evaluation", arcname="evaluation")
+    data = buffer.getvalue()
+    for number, start in enumerate(range(0, len(data), PIECE_BYTES)):
+        (folder / f"demo_model.tar.{number:02d}").write_bytes(data[start : start + PIECE_BYTES])

@@ -52,8 +52,8 @@ def main(config: DemoTrainingConfig) -> bool:
             run.note()
             print(f"== {name}: {time.monotonic() - began:.0f} s in this call", flush=True)
     finally:
-        stages.deliver(run)
         run.note()
+        stages.deliver(run)
     print(f"finished: {run / 'model'}")
     return True
 

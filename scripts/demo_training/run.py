@@ -27,11 +27,11 @@ class DemoTrainingConfig:
     """Time for this call; no limit if not given."""
     scale: float = 1.0
     """Scale of the music, of the time for training and of the batches; 0.01 rehearses everything on a CPU."""
-    render_minutes: float = 5.0
+    render_minutes: float = 4.0
     """Time for rendering, over all calls; when it is over, training goes on with the music that there is."""
-    codec_minutes: float = 12.0
+    codec_minutes: float = 14.0
     """Time for training the codec, over all calls."""
-    transformer_minutes: float = 10.0
+    transformer_minutes: float = 6.0
     """Time for training the transformer, over all calls."""
     recording_weight: int = 3
     """How often a recorded clip counts as much as a rendered one in the training of the codec."""
@@ -65,6 +65,7 @@ class Run:
         path = self.config.work_dir / "report.json"
         self.report = json.loads(path.read_text()) if path.is_file() else {"seconds": {}, "done": []}
         self.report["hardware"] = f"{torch.cuda.get_device_name() if self.has_gpu else 'CPU'}, {os.cpu_count()} cores"
+        self.note()
 
     def __truediv__(self, name: str) -> Path:
         """A folder of this run."""

@@ -72,7 +72,7 @@ def _scaled(run: Run, settings: Path) -> list[str]:
 
 def _train(run: Run, command: list[str], name: str, minutes: float) -> bool:
     seconds = max(60 * minutes * run.config.scale, MIN_SECONDS)
-    probe_every = 20 if run.has_gpu else 1
+    probe_every = 50 if run.has_gpu else 1
     finished = train_for(command, run / name, seconds=seconds, limit=run.left, probe_every=probe_every)
     progress = Progress.load(run / name)
     run.report["seconds"][name] = progress.seconds_used

@@ -10,7 +10,9 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 PROBE_STEPS = 10_000_000
 """Length of the schedules before it is known: their start."""
@@ -42,22 +44,33 @@ class Progress:
         (folder / "schedule.json").write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
-def saved_steps(folder: Path) -> list[tuple[int, float]]:
-    """Step and time of writing of each checkpoint of a run, oldest first."""
-    found = sorted((folder / "checkpoints").glob("step-*[0-9]/run.json"))
-    return [(int(path.parent.name.removeprefix("step-")), path.stat().st_mtime) for path in found]
+class Saved(NamedTuple):
+    """A checkpoint: its step, and when its first and its last file were written (seconds since the epoch)."""
+
+    step: int
+    begun: float
+    ended: float
+
+
+def saved_steps(folder: Path) -> list[Saved]:
+    """The checkpoints of a run, oldest first."""
+    found = []
+    for path in sorted((folder / "checkpoints").glob("step-*[0-9]")):
+        written = [file.stat().st_mtime for file in path.rglob("*") if file.is_file()]
+        found.append(Saved(int(path.name.removeprefix("step-")), min(written), max(written)))
+    return found
 
 
 def measured_seconds_per_step(folder: Path, since: float = 0.0) -> float | None:
-    """Seconds per step between the first and the last checkpoint written after ``since``; None if there are not two.
+    """Seconds per step between the checkpoints written after ``since``; None if there are not two.
 
-    Start-up, compilation and warm-up lie before the first checkpoint and do not count.
+    What lies before the first of them (start-up, compilation) does not count, nor does the writing of them.
     """
-    saved = [(step, written) for step, written in saved_steps(folder) if written >= since]
+    saved = [one for one in saved_steps(folder) if one.begun >= since]
     if len(saved) < 2:
         return None
-    (first, begun), (last, ended) = saved[0], saved[-1]
-    return (ended - begun) / (last - first)
+    seconds = sum(later.begun - earlier.ended for earlier, later in pairwise(saved))
+    return seconds / (saved[-1].step - saved[0].step)
 
 
 def train_for(command: Sequence[str], folder: Path, *, seconds: float, limit: float, probe_every: int) -> bool:
@@ -99,7 +112,7 @@ def _probe(
     progress.seconds_used += time.monotonic() - began
     progress.seconds_per_step = measured_seconds_per_step(folder, since=started)
     if progress.seconds_per_step is not None:
-        done = saved_steps(folder)[-1][0]
+        done = saved_steps(folder)[-1].step
         rest = max(seconds * (1 - RESERVE_SHARE) - progress.seconds_used, 0.0)
         progress.max_steps = done + max(1, round(rest / progress.seconds_per_step))
         print(
@@ -118,7 +131,7 @@ def _continue(command: Sequence[str], folder: Path, progress: Progress, limit: f
     options = ["--max_steps", str(progress.max_steps), "--checkpoint_every", str(every)]
     _run(command, folder, [*options, "--validate_every", str(max(1, progress.max_steps // 6))], limit)
     progress.seconds_used += time.monotonic() - began
-    progress.finished = saved_steps(folder)[-1][0] >= progress.max_steps
+    progress.finished = saved_steps(folder)[-1].step >= progress.max_steps
     progress.save(folder)
 
 

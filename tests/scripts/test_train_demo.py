@@ -57,7 +57,7 @@ def test_a_training_is_continued_over_calls_to_a_length_that_fits_its_speed(
     assert progress.seconds_per_step >= 0.02
     assert progress.max_steps is not None
     assert 10 < progress.max_steps < 4.0 / 0.02
-    assert saved_steps(folder)[-1][0] == progress.max_steps
+    assert saved_steps(folder)[-1].step == progress.max_steps
     assert train_for(["not called again"], folder, seconds=4.0, limit=100.0, probe_every=5)
 
 

@@ -85,14 +85,15 @@ class DemoConfig:
             raise ValueError(f"test_fraction must be from 0 to below 1, got {self.test_fraction}")
         if not 0 <= self.ogg_quality <= 1:
             raise ValueError(f"ogg_quality must be from 0 to 1, got {self.ogg_quality}")
-        if not self.lengths or not 0 < min(self.lengths) <= max(self.lengths) <= self.minutes * 60:
+        lengths = clip_lengths(self)
+        if not lengths or not 0 < min(lengths) <= max(lengths) <= self.minutes * 60:
             raise ValueError(
                 f"clip_seconds must be above 0 and at most the {self.minutes * 60:g} s of the whole data set, "
                 f"got {self.clip_seconds}"
             )
         if self.shares and (len(self.shares) != len(self.sources) or min(self.shares) <= 0):
             raise ValueError(f"shares must be one number above 0 for each of {self.sources}, got {self.shares}")
-        if {"grooves", "tunes"} & set(self.sources) and max(self.lengths) > grooves.ARRANGED_SECONDS:
+        if {"grooves", "tunes"} & set(self.sources) and max(lengths) > grooves.ARRANGED_SECONDS:
             raise ValueError(
                 f"clips of grooves and tunes last at most {grooves.ARRANGED_SECONDS:g} s, got {self.clip_seconds}"
             )
@@ -103,15 +104,15 @@ class DemoConfig:
         if self.num_workers is not None and self.num_workers < 1:
             raise ValueError(f"num_workers must be at least 1, got {self.num_workers}")
 
-    @property
-    def lengths(self) -> tuple[float, ...]:
-        """Seconds of the clips, in turn."""
-        return self.clip_seconds if isinstance(self.clip_seconds, tuple) else (self.clip_seconds,)
+
+def clip_lengths(config: DemoConfig) -> tuple[float, ...]:
+    """Seconds of the clips, in turn."""
+    return config.clip_seconds if isinstance(config.clip_seconds, tuple) else (config.clip_seconds,)
 
 
 def plan(config: DemoConfig) -> list[Job]:
     """All clips to be made, source by source."""
-    num_clips = round(config.minutes * 60 / float(np.mean(config.lengths)))
+    num_clips = round(config.minutes * 60 / float(np.mean(clip_lengths(config))))
     shares = np.array(config.shares or [1.0] * len(config.sources))
     ends = np.floor(num_clips * shares.cumsum() / shares.sum() + 1e-6).astype(int)
     jobs: list[Job] = []
@@ -130,7 +131,7 @@ def _plan_source(config: DemoConfig, source: str, num_clips: int) -> list[Job]:
         return grooves.plan(num_clips, config.seed, config.scores)
     if source == "tunes":
         return tunes.plan(num_clips, config.seed, config.scores)
-    return recordings.plan(num_clips, max(config.lengths), config.packages, config.seed)
+    return recordings.plan(num_clips, max(clip_lengths(config)), config.packages, config.seed)
 
 
 def assign_splits(jobs: Sequence[Job], test_fraction: float, seed: int) -> list[str]:
@@ -189,9 +190,10 @@ def main(config: DemoConfig) -> bool:
     splits = assign_splits(jobs, config.test_fraction, config.seed)
     for split in set(splits):
         (folder / split).mkdir(exist_ok=True)
-    studio = Studio(config.lengths[0], config.channels, config.sample_rate, soundfont)
+    lengths = clip_lengths(config)
+    studio = Studio(lengths[0], config.channels, config.sample_rate, soundfont)
     orders = [
-        Order(index, job, split, replace(studio, seconds=config.lengths[index % len(config.lengths)]))
+        Order(index, job, split, replace(studio, seconds=lengths[index % len(lengths)]))
         for index, (job, split) in enumerate(zip(jobs, splits, strict=True))
     ]
     shuffled = [orders[index] for index in np.random.default_rng((config.seed, 6)).permutation(len(orders))]

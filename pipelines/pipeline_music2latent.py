@@ -56,8 +56,8 @@ class Music2LatentPipeline(LoadsTextEncoderByName, DiffusionPipeline):
         self,
         autoencoder: Music2LatentAutoencoder,
         transformer: LatentDiT,
-        text_encoder: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        text_encoder: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
         scheduler: FlowMatchEulerDiscreteScheduler,
     ) -> None:
         super().__init__()

@@ -23,6 +23,11 @@ TRANSFORMER_SETTINGS = ROOT / "scripts/configs/latent_dit_demo.yaml"
 MIN_SECONDS = 75.0
 """A training that is scaled down still has to start twice and to make a few steps."""
 PIECE_BYTES = 15_000_000
+SMALL_VALIDATION = {
+    CODEC_SETTINGS: ["--num_validation_files", "1", "--validation_seconds", "1"],
+    TRANSFORMER_SETTINGS: ["--num_validation_clips", "2", "--validation_prompts", "[lofi piano beat]"],
+}
+"""For rehearsals."""
 
 
 def codec(run: Run) -> bool:
@@ -64,7 +69,7 @@ def _scaled(run: Run, settings: Path) -> list[str]:
         values = yaml.safe_load(settings.read_text())
         options += ["--batch_size", str(max(2, round(values["batch_size"] * run.config.scale)))]
         options += ["--warmup_steps", str(max(1, round(values["warmup_steps"] * run.config.scale)))]
-        options += ["--num_workers", "0"]
+        options += ["--num_workers", "0", *SMALL_VALIDATION[settings]]
     if not run.has_gpu:
         options += ["--mixed_precision", "no"]
     return options

@@ -1,11 +1,12 @@
 """A training that has to end by the clock: measure its speed first, then fix the length of its schedules.
 
 The schedules of both trainings are functions of the step and end at ``max_steps``, so a training that is merely
-stopped is not a shorter one. The first part of the time goes to steps at the very start of the schedules; the time
-between two checkpoints of it tells how many steps fit, and the training is continued with that ``max_steps``.
+stopped is not a shorter one. A few steps in a folder of their own tell the speed; what is compiled for them is kept by
+PyTorch on the disk, so that little is lost.
 """
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -14,14 +15,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-PROBE_STEPS = 10_000_000
-"""Length of the schedules before it is known: their start."""
-PROBE_SHARE = 0.1
-"""Part of the time after which the speed is looked at for the first time."""
-PROBE_ATTEMPTS = 4
-"""Each one lasts longer than the one before; compiling the networks may use up the first."""
 RESERVE_SHARE = 0.06
 """Part of the time kept for starting again, the last validation and the export."""
+NUM_PROBES = 4
+"""Checkpoints between which the speed is measured."""
 
 
 @dataclass
@@ -61,14 +58,17 @@ def saved_steps(folder: Path) -> list[Saved]:
     return found
 
 
-def measured_seconds_per_step(folder: Path, since: float = 0.0) -> float | None:
-    """Seconds per step between the checkpoints written after ``since``; None if there are not two.
+def measured_seconds_per_step(folder: Path) -> float:
+    """Seconds per step between the checkpoints of a run.
 
     What lies before the first of them (start-up, compilation) does not count, nor does the writing of them.
+
+    Raises:
+        ValueError: there are not two checkpoints.
     """
-    saved = [one for one in saved_steps(folder) if one.begun >= since]
+    saved = saved_steps(folder)
     if len(saved) < 2:
-        return None
+        raise ValueError(f"two checkpoints are needed to tell the speed of {folder}, found {len(saved)}")
     seconds = sum(later.begun - earlier.ended for earlier, later in pairwise(saved))
     return seconds / (saved[-1].step - saved[0].step)
 
@@ -81,7 +81,7 @@ def train_for(command: Sequence[str], folder: Path, *, seconds: float, limit: fl
         folder: its ``output_dir``.
         seconds: time for the whole training, start-up and export included.
         limit: time left to this call.
-        probe_every: steps between checkpoints while the speed is measured.
+        probe_every: steps between the checkpoints by which the speed is measured.
 
     Returns:
         Whether the training is finished and its model exported.
@@ -90,35 +90,34 @@ def train_for(command: Sequence[str], folder: Path, *, seconds: float, limit: fl
         subprocess.CalledProcessError: the training failed.
     """
     progress, began = Progress.load(folder), time.monotonic()
-
-    def left() -> float:
-        return limit - (time.monotonic() - began)
-
-    for attempt in range(PROBE_ATTEMPTS):
-        if progress.max_steps is None and left() > 0:
-            _probe(command, folder, progress, seconds, min((attempt + 1) * PROBE_SHARE * seconds, left()), probe_every)
-    if progress.max_steps is not None and not progress.finished and left() > 0:
-        _continue(command, folder, progress, left())
+    if progress.max_steps is None:
+        _probe(command, folder, progress, seconds, limit, probe_every)
+    left = limit - (time.monotonic() - began)
+    if progress.max_steps is not None and not progress.finished and left > 0:
+        _continue(command, folder, progress, left)
     return progress.finished
 
 
 def _probe(
     command: Sequence[str], folder: Path, progress: Progress, seconds: float, limit: float, probe_every: int
 ) -> None:
-    """Train at the start of the schedules, and fix their length if the speed could be measured."""
-    began, started = time.monotonic(), time.time()
-    options = ["--max_steps", str(PROBE_STEPS), "--validate_every", str(PROBE_STEPS)]
-    _run(command, folder, [*options, "--checkpoint_every", str(probe_every), "--checkpoints_to_keep", "8"], limit)
+    """Measure the speed in a folder that is thrown away, and fix the length of the schedules by it."""
+    began, scratch = time.monotonic(), folder.with_name(f"{folder.name}_speed")
+    shutil.rmtree(scratch, ignore_errors=True)
+    steps = NUM_PROBES * probe_every
+    options = ["--max_steps", str(steps), "--warmup_steps", "1", "--validate_every", str(steps)]
+    options += ["--checkpoint_every", str(probe_every), "--checkpoints_to_keep", str(NUM_PROBES)]
+    _run(command, scratch, options, limit)
     progress.seconds_used += time.monotonic() - began
-    progress.seconds_per_step = measured_seconds_per_step(folder, since=started)
-    if progress.seconds_per_step is not None:
-        done = saved_steps(folder)[-1].step
+    if len(saved_steps(scratch)) == NUM_PROBES:
+        progress.seconds_per_step = measured_seconds_per_step(scratch)
         rest = max(seconds * (1 - RESERVE_SHARE) - progress.seconds_used, 0.0)
-        progress.max_steps = done + max(1, round(rest / progress.seconds_per_step))
+        progress.max_steps = max(NUM_PROBES, round(rest / progress.seconds_per_step))
         print(
             f"{1 / progress.seconds_per_step:.2f} steps/s: the schedules end at step {progress.max_steps}", flush=True
         )
     progress.save(folder)
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _continue(command: Sequence[str], folder: Path, progress: Progress, limit: float) -> None:
@@ -131,7 +130,8 @@ def _continue(command: Sequence[str], folder: Path, progress: Progress, limit: f
     options = ["--max_steps", str(progress.max_steps), "--checkpoint_every", str(every)]
     _run(command, folder, [*options, "--validate_every", str(max(1, progress.max_steps // 6))], limit)
     progress.seconds_used += time.monotonic() - began
-    progress.finished = saved_steps(folder)[-1].step >= progress.max_steps
+    saved = saved_steps(folder)
+    progress.finished = bool(saved) and saved[-1].step >= progress.max_steps
     progress.save(folder)
 
 

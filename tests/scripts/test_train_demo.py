@@ -1,6 +1,8 @@
 """The demo's training: time limits, schedules that follow from the measured speed, and music laid out for it."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -50,14 +52,16 @@ def test_a_training_is_continued_over_calls_to_a_length_that_fits_its_speed(
     training: list[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    assert not train_for(training, folder, seconds=4.0, limit=0.5, probe_every=5)
+    assert not train_for(training, folder, seconds=4.0, limit=0.1, probe_every=10)  # too little to measure the speed
+    assert Progress.load(folder).max_steps is None
     assert train_for(training, folder, seconds=4.0, limit=100.0, probe_every=5)
     progress = Progress.load(folder)
     assert progress.seconds_per_step is not None
     assert progress.seconds_per_step >= 0.02
     assert progress.max_steps is not None
-    assert 10 < progress.max_steps < 4.0 / 0.02
+    assert progress.max_steps < 4.0 / 0.02
     assert saved_steps(folder)[-1].step == progress.max_steps
+    assert not folder.with_name("run_speed").exists()
     assert train_for(["not called again"], folder, seconds=4.0, limit=100.0, probe_every=5)
 
 
@@ -67,11 +71,18 @@ def test_a_training_that_fails_is_an_error(tmp_path: Path) -> None:
         train_for(failing, tmp_path / "run", seconds=4.0, limit=100.0, probe_every=5)
 
 
-def test_one_checkpoint_tells_no_speed(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoints/step-00000020/run.json"
-    path.parent.mkdir(parents=True)
-    path.write_text("{}")
-    assert measured_seconds_per_step(tmp_path) is None
+def test_the_speed_leaves_out_start_up_and_the_writing_of_checkpoints(tmp_path: Path) -> None:
+    for step, begun in ((20, 1000.0), (40, 1030.0), (60, 1060.0)):  # ten of thirty seconds to write a checkpoint
+        folder = tmp_path / f"checkpoints/step-{step:08d}"
+        folder.mkdir(parents=True)
+        for name, written in (("model.safetensors", begun), ("run.json", begun + 10)):
+            (folder / name).write_text("")
+            os.utime(folder / name, (written, written))
+    assert measured_seconds_per_step(tmp_path) == pytest.approx(1.0)
+    shutil.rmtree(tmp_path / "checkpoints/step-00000020")
+    shutil.rmtree(tmp_path / "checkpoints/step-00000040")
+    with pytest.raises(ValueError, match=r"two checkpoints are needed to tell the speed of .*, found 1"):
+        measured_seconds_per_step(tmp_path)
 
 
 def clip(folder: Path, name: str, piece: str, source: str) -> dict[str, object]:

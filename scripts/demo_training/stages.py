@@ -153,14 +153,16 @@ def deliver(run: Run) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(run / "report.json", folder)
+    for old in folder.glob("demo_model.tar.*"):
+        old.unlink()
+    # until there is a whole model, the codec, so that a lost machine does not cost its training again
+    names = ["model" if (run / "model").is_dir() else "codec/autoencoder", "evaluation"]
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        # until there is a whole model, the codec, so that a lost machine does not cost its training again
-        for name in ("model",) if (run / "model").is_dir() else ("codec/autoencoder",):
+        for name in names:
             if (run / name).is_dir():
                 archive.add(run / name, arcname=name)
-        if (run / "evaluation").is_dir():
-            archive.add(run / "evaluation", arcname="evaluation")
-    data = buffer.getvalue()
+        is_empty = not archive.getmembers()
+    data = b"" if is_empty else buffer.getvalue()
     for number, start in enumerate(range(0, len(data), PIECE_BYTES)):
         (folder / f"demo_model.tar.{number:02d}").write_bytes(data[start : start + PIECE_BYTES])

@@ -132,12 +132,14 @@ def test_a_piece_that_is_held_out_anywhere_is_trained_on_nowhere(run: Run) -> No
 
 def test_what_is_finished_is_delivered_in_pieces_that_can_be_joined(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "PIECE_BYTES", 1000)
+    stages.deliver(run)
+    out = run.config.delivery_dir
+    assert out is not None
+    assert [path.name for path in out.iterdir()] == ["report.json"]
     (run / "codec/autoencoder").mkdir(parents=True)
     weights = np.random.default_rng(0).bytes(3000)
     (run / "codec/autoencoder/weights").write_bytes(weights)
     stages.deliver(run)
-    out = run.config.delivery_dir
-    assert out is not None
     pieces = sorted(out.glob("demo_model.tar.*"))
     assert max(piece.stat().st_size for piece in pieces) <= 1000
     joined = out / "joined.tar"

@@ -28,7 +28,7 @@ class Measured(NamedTuple):
     """What both halves of a clip agree on; None where they do not."""
 
     tempo: float | None
-    """Beats per minute."""
+    """Beats per minute, from a grid whose steps are 2 to 5 %."""
     key: str | None
 
 

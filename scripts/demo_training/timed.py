@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 RESERVE_SHARE = 0.06
 """Part of the time kept for starting again, the last validation and the export."""
+START_SECONDS = 30.0
+"""A call ends this much earlier: the time limit of a training counts from its first step, after imports and data."""
 NUM_PROBES = 4
 """Checkpoints between which the speed is measured."""
 
@@ -90,11 +92,11 @@ def train_for(command: Sequence[str], folder: Path, *, seconds: float, limit: fl
         subprocess.CalledProcessError: the training failed.
     """
     progress, began = Progress.load(folder), time.monotonic()
-    if progress.max_steps is None:
-        _probe(command, folder, progress, seconds, limit, probe_every)
+    if progress.max_steps is None and limit > START_SECONDS:
+        _probe(command, folder, progress, seconds, limit - START_SECONDS, probe_every)
     left = limit - (time.monotonic() - began)
-    if progress.max_steps is not None and not progress.finished and left > 0:
-        _continue(command, folder, progress, left)
+    if progress.max_steps is not None and not progress.finished and left > START_SECONDS:
+        _continue(command, folder, progress, left - START_SECONDS)
     return progress.finished
 
 

@@ -72,11 +72,11 @@ class KitConfig:
     """Progressions of each groove."""
     max_scores: int | None = None
     """At most so many arrangements and so many tunes, for a rehearsal."""
-    recording_minutes: float = 12.0
+    recording_minutes: float = 8.0
     """Recorded music that is packed; 0 for none."""
     recording_packages: tuple[str, ...] = ()
     """Debian packages it comes from; all of the manifest if empty."""
-    max_mebibytes: float = 56.0
+    max_mebibytes: float = 57.5
     """A larger kit is an error: with the repository itself it has to stay below 64."""
     num_workers: int | None = None
     """Processes; one per CPU core if not given."""

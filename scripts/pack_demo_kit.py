@@ -127,7 +127,10 @@ def _record(source: grooves.Arrangement | tunes.Tune) -> dict[str, Any] | str:
 def pack_scores(config: KitConfig, path: Path) -> None:
     """Notes of all grooves and tunes."""
     arrangements = [one for one in grooves.arrangements() if one.number < config.num_arrangements]
-    sources = {"grooves": arrangements[: config.max_scores], "tunes": tunes.find_tunes()[: config.max_scores]}
+    sources: dict[str, Sequence[grooves.Arrangement | tunes.Tune]] = {
+        "grooves": arrangements[: config.max_scores],
+        "tunes": tunes.find_tunes()[: config.max_scores],
+    }
     records: dict[str, list[dict[str, Any]]] = {}
     with ProcessPoolExecutor(
         config.num_workers or os.cpu_count(), mp_context=multiprocessing.get_context("spawn")

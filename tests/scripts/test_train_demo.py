@@ -6,16 +6,20 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
+from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoencoder import Music2LatentAutoencoder
 from latent_diffusion import LatentDiT
+from scripts import train_autoencoder
 from scripts.demo_dataset.production import write_audio
 from scripts.demo_training import music, stages
 from scripts.demo_training.card import model_card
@@ -23,6 +27,7 @@ from scripts.demo_training.run import DemoTrainingConfig, Run
 from scripts.demo_training.timed import Progress, measured_seconds_per_step, saved_steps, train_for
 from scripts.make_demo_dataset import DemoConfig, clip_lengths
 from scripts.train_demo import STAGES, main
+from tests.scripts.conftest import WEIGHTS, codec_config
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINING = """
@@ -63,6 +68,18 @@ def test_a_training_is_continued_over_calls_to_a_length_that_fits_its_speed(
     assert saved_steps(folder)[-1].step == progress.max_steps
     assert not folder.with_name("run_speed").exists()
     assert train_for(["not called again"], folder, seconds=4.0, limit=100.0, probe_every=5)
+
+
+def test_a_time_limit_stops_a_training_with_a_checkpoint_that_is_continued(chain, tmp_path: Path) -> None:
+    stopped = codec_config(chain.music, tmp_path / "run", max_steps=3, max_minutes=1e-9)
+    assert train_autoencoder.main(stopped) is None
+    assert [one.step for one in saved_steps(tmp_path / "run")] == [1]
+    exported = train_autoencoder.main(replace(stopped, max_minutes=None))
+    assert exported is not None
+    for name, tensor in load_file(exported / WEIGHTS).items():
+        assert_close(tensor, load_file(chain.codec / WEIGHTS)[name], rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"max_minutes must be above 0, got 0\.0"):
+        replace(stopped, max_minutes=0.0)
 
 
 def test_a_training_that_fails_is_an_error(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Checkpoints of a training run that survive being killed while they are written, and the signal to stop."""
 
 import json
+import math
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -130,14 +132,25 @@ def ignore_stop_signals(_worker: int) -> None:
 
 
 class StopSignal:
-    """Turns SIGTERM and SIGINT into a flag, so that the loop can save before it ends; the second one kills."""
+    """Turns SIGTERM and SIGINT into a flag, so that the loop can save before it ends; the second one kills.
 
-    def __init__(self) -> None:
-        self.received = False
+    The flag is also set ``max_minutes`` after the start, where that is given.
+    """
+
+    def __init__(self, max_minutes: float | None = None) -> None:
+        self.reason = ""
+        self._deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
         self._previous = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
 
+    @property
+    def received(self) -> bool:
+        """Whether to stop; ``reason`` then says why."""
+        if not self.reason and time.monotonic() >= self._deadline:
+            self.reason = "the time limit"
+        return bool(self.reason)
+
     def _receive(self, *_: object) -> None:
-        self.received = True
+        self.reason = "a signal"
         self.restore()
 
     def restore(self) -> None:

@@ -54,7 +54,8 @@ def fit(task: Task, config: TrainingConfig) -> Path | None:
     """Train until ``max_steps``, continuing the run found in ``output_dir``.
 
     Returns:
-        Folder of the exported model, or None when a signal stopped the run early (a checkpoint was written).
+        Folder of the exported model, or None when a signal or ``max_minutes`` stopped the run early (a
+        checkpoint was written).
 
     Raises:
         ValueError: ``output_dir`` holds a run with other settings.
@@ -111,8 +112,8 @@ class Run:
             self.faults.counts.update(notes.get("faults", {}))
 
     def train(self) -> bool:
-        """Steps until the end (True) or a signal (False)."""
-        config, stop = self.config, StopSignal()
+        """Steps until the end (True), a signal or the time limit (False)."""
+        config, stop = self.config, StopSignal(self.config.max_minutes)
         first_batch = self.step * config.gradient_accumulation_steps
         batches = batches_from(
             first_batch, self.task.dataset, config.seed, config.batch_size, config.num_workers, self.accelerator
@@ -129,7 +130,8 @@ class Run:
                     stopping = self._is_stopping(stop)
                     self._save(stopping)
                     if stopping and self.step < config.max_steps:
-                        text = f"stopped by a signal at step {self.step}; the same command continues from there"
+                        reason = stop.reason or "a signal in another process"
+                        text = f"stopped by {reason} at step {self.step}; the same command continues from there"
                         self.accelerator.print(text)
                         return False
         finally:

@@ -19,6 +19,8 @@ class TrainingConfig:
     """Exported model whose weights a new run starts from; it brings its architecture along."""
     max_steps: int
     """Optimiser steps; the schedules end with them, so a run that is stopped early is not a shorter run."""
+    max_minutes: float | None = None
+    """Save a checkpoint and end after this time, counted from the first step; the same command continues."""
     batch_size: int = 16
     """Items per process and micro-batch."""
     gradient_accumulation_steps: int = 1
@@ -61,7 +63,7 @@ class TrainingConfig:
     may_change: ClassVar[frozenset[str]] = frozenset(
         {"output_dir", "init_from", "batch_size", "gradient_accumulation_steps", "max_bad_updates", "compile"}
         | {"gradient_checkpointing", "num_workers", "log_every", "validate_every", "checkpoint_every", "report_to"}
-        | {"checkpoints_to_keep", "model"}
+        | {"checkpoints_to_keep", "max_minutes", "model"}
     )
     """Settings that may differ when a run is continued; of the batch only the product over all processes counts."""
 
@@ -72,6 +74,8 @@ class TrainingConfig:
         for name in (*counts, "checkpoints_to_keep", "max_bad_updates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_minutes is not None and self.max_minutes <= 0:
+            raise ValueError(f"max_minutes must be above 0, got {self.max_minutes}")
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:

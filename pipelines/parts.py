@@ -13,11 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from autoencoder.model import Music2LatentAutoencoder
 from latent_diffusion.text import text_width
 from latent_diffusion.transformer import LatentDiT
+from pipelines.loading import LoadsTextEncoderByName
 from pipelines.model_card import write_model_card
 from pipelines.prompts import PromptCache
 
 
-class Music2LatentParts(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # the mixin loads LoRA into any transformer
+# CogVideoXLoraLoaderMixin loads LoRA into any transformer
+class Music2LatentParts(LoadsTextEncoderByName, DiffusionPipeline, CogVideoXLoraLoaderMixin):
     """What ``Music2LatentPipeline`` is made of.
 
     Args:
@@ -40,8 +42,8 @@ class Music2LatentParts(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # the mix
         self,
         autoencoder: Music2LatentAutoencoder,
         transformer: LatentDiT,
-        text_encoder: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        text_encoder: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
         scheduler: FlowMatchEulerDiscreteScheduler,
         guider: BaseGuidance | None = None,
     ) -> None:

@@ -9,7 +9,9 @@ The folder holds everything (safetensors) and is read by ``Music2LatentPipeline.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import torch
 from diffusers.schedulers import FlowMatchEulerDiscreteScheduler
 from jsonargparse import auto_cli, set_parsing_settings
 
@@ -32,19 +34,27 @@ class SaveConfig:
     output_dir: Path
     """Folder to write."""
     text_encoder: str | None = None
-    """Name or folder; the one that the transformer was trained with if not given."""
+    """Name or folder; the one that the transformer was trained with if not given. The transformer remembers it."""
+    include_text_encoder: bool = True
+    """Without it the folder is small, and the encoder is loaded by its name when the pipeline is."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Precision of the weights of codec and transformer in the folder; they are loaded as float32 unless asked."""
+    max_shard_size: str = "10GB"
+    """Larger weights are cut into several files."""
 
 
 def main(config: SaveConfig) -> Path:
     """Write the folder."""
     transformer = LatentDiT.from_pretrained(config.transformer)
     name = config.text_encoder or transformer.config.text_encoder or DEFAULT_TEXT_ENCODER
-    tokenizer, text_encoder = load_text_encoder(name)
+    transformer.register_to_config(text_encoder=name)
+    tokenizer, text_encoder = load_text_encoder(name) if config.include_text_encoder else (None, None)
     autoencoder = Music2LatentAutoencoder.from_pretrained(config.autoencoder)
+    dtype = getattr(torch, config.dtype)
     pipeline = Music2LatentPipeline(
-        autoencoder, transformer, text_encoder, tokenizer, FlowMatchEulerDiscreteScheduler()
+        autoencoder.to(dtype), transformer.to(dtype), text_encoder, tokenizer, FlowMatchEulerDiscreteScheduler()
     )
-    pipeline.save_pretrained(config.output_dir)
+    pipeline.save_pretrained(config.output_dir, max_shard_size=config.max_shard_size)
     for path in config.output_dir.rglob("*.safetensors"):
         path.chmod(0o644)  # safetensors writes 0600, unreadable to colleagues on a shared cluster
     print(f"saved: {config.output_dir}")

@@ -1,5 +1,7 @@
 """Source ``grooves``: accompaniments by MMA (Musical MIDI Accompaniment, Bob van der Poel) in random keys.
 
+MMA plays each groove over a few progressions in C; key and tempo of a clip are drawn afterwards, from its own seed.
+
 MMA's own groove libraries describe themselves; the ones copied from keyboards and rhythm machines (casio, yamaha,
 zoom) are left out, because the origin of their patterns is unclear.
 """
@@ -8,16 +10,18 @@ import re
 import shutil
 import subprocess
 import tempfile
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from scripts.demo_dataset.instruments import DRUMS, GM_NAMES
-from scripts.demo_dataset.midi import DRUM_CHANNEL, MidiFile, read_midi
+from scripts.demo_dataset.midi import DRUM_CHANNEL, MidiChannel, MidiFile, read_midi
 from scripts.demo_dataset.pieces import Facts, Job, Performance, Piece, Studio, Track, UnusableClipError
+from scripts.demo_dataset.scores import pack_notes, read_scores, unpack_notes
 from scripts.demo_dataset.synthesis import render
 from scripts.demo_dataset.theory import TONICS, Key, build_chord
 
@@ -38,6 +42,10 @@ TEMPO_RANGES = (
 )
 """Words in the name of a groove and the tempos that suit them; others get ``DEFAULT_TEMPO``."""
 DEFAULT_TEMPO = (84, 138)
+ARRANGED_SECONDS = 30.0
+"""Longest clip."""
+NUM_ARRANGEMENTS = 4
+"""Progressions of each groove: in major, minor, major, minor."""
 MOODS = {"major": ("bright", "cheerful", "friendly", "sunny"), "minor": ("moody", "wistful", "serious", "bluesy")}
 
 
@@ -54,6 +62,47 @@ class Groove(NamedTuple):
     name: str
     style: str
     description: str
+
+
+class Arrangement(NamedTuple):
+    """A groove over one progression in C; ``midi`` is what MMA plays, where that is known already."""
+
+    groove: Groove
+    number: int
+    midi: MidiFile | None = None
+
+    @property
+    def mode(self) -> str:
+        return ("major", "minor")[self.number % 2]
+
+    def to_record(self) -> dict[str, Any]:
+        """Everything, for a file of scores; the notes as long as the longest clip needs them."""
+        midi = self.played()
+        last = ARRANGED_SECONDS * _tempo_range(self.groove)[1] / 60
+        channels = {
+            str(number): [channel.program, channel.pan, pack_notes(n for n in channel.notes if n.onset < last)]
+            for number, channel in midi.channels.items()
+        }
+        return {**self.groove._asdict(), "number": self.number, "metre": midi.metre, "channels": channels}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "Arrangement":
+        """Read ``to_record``."""
+        channels = {
+            int(number): MidiChannel(program, pan, list(unpack_notes(notes)))
+            for number, (program, pan, notes) in record["channels"].items()
+        }
+        metre = tuple(record["metre"]) if record["metre"] else None
+        groove = Groove(record["name"], record["style"], record["description"])
+        return cls(groove, record["number"], MidiFile(channels, metre))
+
+    def played(self) -> MidiFile:
+        """The notes, by MMA if need be.
+
+        Raises:
+            UnusableClipError: MMA refuses this groove.
+        """
+        return self.midi or _run_mma(_song(self), self.groove)
 
 
 def find_grooves(root: Path = GROOVE_ROOT) -> list[Groove]:
@@ -84,21 +133,28 @@ def style_words(name: str) -> str:
     return " ".join(words).lower() or name.lower()
 
 
-def compose(groove: Groove, seed: tuple[int, ...], seconds: float) -> Piece:
-    """Draw key, progression and tempo, and let MMA play the groove.
+def compose(arrangement: Arrangement, seed: tuple[int, ...], seconds: float) -> Piece:
+    """Draw key and tempo of what MMA plays.
 
     Raises:
         UnusableClipError: MMA refuses this groove, or it is silent.
     """
     rng = np.random.default_rng(seed)
-    key = Key(int(rng.integers(12)), str(rng.choice(["major", "major", "minor"])))
+    key = Key(int(rng.integers(12)), arrangement.mode)
+    tempo = int(rng.integers(*_tempo_range(arrangement.groove)))
+    return _piece(arrangement.played(), arrangement.groove, key, tempo, rng).audible(seconds)
+
+
+def _song(arrangement: Arrangement) -> str:
+    """What MMA is asked to play; the same for every data set."""
+    groove, number = arrangement.groove, arrangement.number
+    rng = np.random.default_rng((zlib.crc32(groove.name.encode()), number))
+    key = Key(0, arrangement.mode)
     numerals = str(rng.choice(PROGRESSIONS[key.mode])).split()
-    tempo = int(rng.integers(*_tempo_range(groove)))
     names = [_chord_name(key, numeral, bool(rng.random() < 0.5)) for numeral in numerals]
-    num_bars = int(np.ceil(seconds * tempo / 60 / 2)) + 2  # enough for two beats in a bar
+    num_bars = int(np.ceil(ARRANGED_SECONDS * _tempo_range(groove)[1] / 60 / 2)) + 2  # enough for two beats in a bar
     bars = [f"{bar + 1} {names[bar % len(names)]}" for bar in range(num_bars)]
-    song = "\n".join([f"RndSeed {rng.integers(2**31)}", f"Tempo {tempo}", f"Groove {groove.name}", *bars, ""])
-    return _piece(_run_mma(song, groove), groove, key, tempo, rng).audible(seconds)
+    return "\n".join([f"RndSeed {rng.integers(2**31)}", "Tempo 120", f"Groove {groove.name}", *bars, ""])
 
 
 def _tempo_range(groove: Groove) -> tuple[int, int]:
@@ -123,7 +179,10 @@ def _run_mma(song: str, groove: Groove) -> MidiFile:
         source, target = Path(folder) / "song.mma", Path(folder) / "song.mid"
         source.write_text(song)
         command = ["mma", "-w", "-f", str(target), str(source)]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=folder)
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=folder)
+        except subprocess.TimeoutExpired as error:
+            raise UnusableClipError(f"MMA does not come to an end with groove {groove.name}") from error
         if result.returncode != 0 or not target.is_file():
             raise UnusableClipError(f"MMA cannot play groove {groove.name}: {result.stdout.strip()[-200:]}")
         return read_midi(target.read_bytes())
@@ -133,11 +192,16 @@ def _piece(midi: MidiFile, groove: Groove, key: Key, tempo: int, rng: np.random.
     """MMA counts its tempo in quarter notes; in 6/8 and the like the beat that is heard is a dotted quarter."""
     beats, unit = midi.metre or (4, 4)
     quarters_per_beat = 1.5 if unit == 8 and beats % 3 == 0 else 1.0
+    shift = key.tonic if key.tonic <= 6 else key.tonic - 12
     tracks = []
     for number, channel in midi.channels.items():
         is_drums = number == DRUM_CHANNEL
         notes = tuple(
-            note._replace(onset=note.onset / quarters_per_beat, duration=note.duration / quarters_per_beat)
+            note._replace(
+                onset=note.onset / quarters_per_beat,
+                duration=note.duration / quarters_per_beat,
+                pitch=note.pitch if is_drums else int(np.clip(note.pitch + shift, 0, 127)),
+            )
             for note in channel.notes
         )
         name = DRUMS if is_drums else GM_NAMES[channel.program]
@@ -165,25 +229,45 @@ def _sentence(description: str) -> str | None:
     return f"{description[0].upper()}{description[1:].rstrip('.')}."
 
 
-def perform(groove: Groove, seed: tuple[int, ...], studio: Studio) -> Performance:
+def perform(arrangement: Arrangement, seed: tuple[int, ...], studio: Studio) -> Performance:
     """Compose and render one clip."""
-    piece = compose(groove, seed, studio.seconds)
+    piece = compose(arrangement, seed, studio.seconds)
     try:
         return Performance(render(piece, studio), piece.facts)
     except ValueError as error:
-        raise UnusableClipError(f"groove {groove.name}: {error}") from error
+        raise UnusableClipError(f"groove {arrangement.groove.name}: {error}") from error
 
 
-def plan(num_clips: int, seed: int) -> list[Job]:
+def arrangements(scores: Path | None = None) -> list[Arrangement]:
+    """Every groove over its first progression, then every groove over the second one, and so on.
+
+    Args:
+        scores: file of notes; without it MMA plays each one when it is needed.
+
+    Raises:
+        FileNotFoundError: there are no scores, and MMA is not installed.
+    """
+    if scores is not None:
+        found = [Arrangement.from_record(record) for record in read_scores(scores, "grooves")]
+        return sorted(found, key=lambda arrangement: arrangement.number)
+    return [Arrangement(groove, number) for number in range(NUM_ARRANGEMENTS) for groove in find_grooves()]
+
+
+def plan(num_clips: int, seed: int, scores: Path | None = None) -> list[Job]:
     """One job per clip: every groove once in random order, then all again in other keys and tempos.
 
     Variants of one groove (with strings, without...) share their ``piece``, so that no test groove is trained on.
     """
-    grooves = find_grooves()
-    order = np.random.default_rng((seed, 1)).permutation(len(grooves))
+    choices = arrangements(scores)
+    by_number: dict[int, list[Arrangement]] = {}
+    for arrangement in choices:
+        by_number.setdefault(arrangement.number, []).append(arrangement)
+    rng = np.random.default_rng((seed, 1))
+    order = [group[place] for group in by_number.values() for place in rng.permutation(len(group))]
     jobs = []
     for index in range(num_clips):
-        groove = grooves[order[index % len(grooves)]]
+        arrangement = order[index % len(order)]
+        groove = arrangement.groove
         jobs.append(
             Job(
                 name=f"groove_{groove.name.lower()}_{index:05d}",
@@ -191,7 +275,7 @@ def plan(num_clips: int, seed: int) -> list[Job]:
                 source="grooves",
                 licence=LICENCE,
                 credit=CREDIT.format(groove.name),
-                perform=partial(perform, groove, (seed, index)),
+                perform=partial(perform, arrangement, (seed, index)),
             )
         )
     return jobs

@@ -10,6 +10,7 @@ import json
 import re
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ import soundfile
 import soxr
 
 from scripts.demo_dataset.effects import normalise
+from scripts.demo_dataset.measuring import is_available, measure
 from scripts.demo_dataset.pieces import Facts, Job, Performance, Studio, UnusableClipError
 
 MANIFEST = Path(__file__).with_name("recordings.json")
@@ -138,16 +140,23 @@ def describe(track: Recording, seed: tuple[int, ...]) -> Facts:
 
 
 def perform(track: Recording, start: float, seed: tuple[int, ...], studio: Studio) -> Performance:
-    """Read and level one clip."""
+    """Read and level one clip; measure its tempo and key where librosa is installed."""
     try:
         waveform = normalise(read_clip(track, start, studio))
     except ValueError as error:
         raise UnusableClipError(f"{track.path} at {start:.0f} s: {error}") from error
-    return Performance(waveform, describe(track, seed))
+    facts = describe(track, seed)
+    if is_available():
+        measured = measure(waveform, studio.sample_rate)
+        mode = measured.key.split()[1] if measured.key else None
+        facts = replace(facts, tempo=measured.tempo, key=measured.key, mode=mode)
+    return Performance(waveform, facts)
 
 
 def plan(num_clips: int, seconds: float, wanted: Sequence[str], seed: int) -> list[Job]:
     """Jobs for clips that do not overlap, in random order; fewer than asked for where the recordings end."""
+    if not is_available():
+        print("recordings: librosa is not installed (extra dataset), so captions get no measured tempo and key")
     places = [
         (track, window * seconds)
         for track in find_recordings(wanted)

@@ -6,11 +6,14 @@ soundfont in memory, so that a fresh one costs 40 ms rather than seconds.
 """
 
 import ctypes
+import os
 from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 
@@ -24,6 +27,7 @@ SOUNDFONTS = {
     "musescore-general-soundfont-small": Path("/usr/share/sounds/sf3/MuseScore_General_Lite.sf3"),
     "fluid-soundfont-gm": Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"),
     "musescore-general-soundfont": Path("/usr/share/sounds/sf3/MuseScore_General_Full.sf3"),
+    "fluidr3mono-gm-soundfont": Path("/usr/share/sounds/sf3/FluidR3Mono_GM.sf3"),
     "timgm6mb-soundfont": Path("/usr/share/sounds/sf2/TimGM6mb.sf2"),
 }
 """Debian package and file, in the order tried."""
@@ -32,6 +36,10 @@ SOUNDFONT_LICENCES = {
         "MIT licence (parts public domain or CC0); copyright 2018-2021 S. Christian Collins, 2014-2017 Michael "
         "Cowgill, 2000-2002 and 2008 Frank Wen, 2002 Ethan Winer, 2016 Michael Schorsch; as stated in "
         "/usr/share/doc/musescore-general-soundfont-small/copyright of the Debian package"
+    ),
+    "FluidR3Mono_GM": (
+        "MIT licence; copyright 2014-2017 Michael Cowgill, 2000-2002 and 2008 Frank Wen, 2002 Ethan Winer, 2016 "
+        "Michael Schorsch; as stated in /usr/share/doc/fluidr3mono-gm-soundfont/copyright of the Debian package"
     ),
     "FluidR3_GM": "MIT licence; copyright 2000-2002 and 2008 Frank Wen",
     "TimGM6mb": "GPL-2.0; copyright 2004 Tim Brechbill",
@@ -54,12 +62,16 @@ class Event(NamedTuple):
 def load_fluidsynth() -> ModuleType:
     """The ``fluidsynth`` module.
 
+    The environment variable ``FLUIDSYNTH_LIBRARY`` names the shared library where the system does not know it.
+
     Raises:
         ImportError: the Python package or the shared library is missing; says how to install them.
     """
+    library = os.environ.get("FLUIDSYNTH_LIBRARY")
     try:
-        import fluidsynth
-    except ImportError as error:
+        with patch("ctypes.util.find_library", return_value=library) if library else nullcontext():
+            import fluidsynth
+    except (ImportError, OSError) as error:
         raise ImportError(
             f"synthesis needs FluidSynth ({error}): pip install pyfluidsynth, and on Debian "
             "apt-get install libfluidsynth3"

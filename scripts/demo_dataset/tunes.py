@@ -7,7 +7,7 @@ and some of these collections' titles are slurs (``WalkAround...`` of Ryan's is 
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scripts.demo_dataset.pieces import Facts, Job, Note, Performance, Piece, Studio, Track, UnusableClipError
+from scripts.demo_dataset.scores import pack_notes, read_scores, unpack_notes
 from scripts.demo_dataset.synthesis import render
 from scripts.demo_dataset.theory import TONICS, Chord, Key, build_chord, voicing
 
@@ -52,6 +53,8 @@ class Tune(NamedTuple):
     title: str
     collection: str
     abc: str
+    notes: tuple[Note, ...] | None = None
+    """What is played, in beats of the metre, where it is known already; the ABC text may then be headers only."""
 
     @property
     def piece(self) -> str:
@@ -61,6 +64,40 @@ class Tune(NamedTuple):
     def header(self, letter: str) -> str:
         match = re.search(rf"^{letter}: *(.*?)(%.*)?$", self.abc, re.MULTILINE)
         return match.group(1).strip() if match else ""
+
+    @property
+    def metre(self) -> tuple[int, int]:
+        metre = _metre(self.header("M"))
+        assert metre is not None  # find_tunes left the others out
+        return metre
+
+    @property
+    def quarters_per_beat(self) -> float:
+        """1.5 in 6/8, 9/8 and 12/8, whose beat is a dotted quarter."""
+        return 1.5 if self.metre[1] == 8 and self.metre[0] % 3 == 0 else 1.0
+
+    def played(self) -> tuple[Note, ...]:
+        """The notes, read by music21 if need be.
+
+        Raises:
+            UnusableClipError: music21 cannot read the tune, or it holds no notes.
+        """
+        return self.notes or tuple(_parse(self, self.quarters_per_beat))
+
+    def to_record(self) -> dict[str, Any]:
+        """Everything that is needed, for a file of scores."""
+        headers = "\n".join(f"{letter}: {self.header(letter)}" for letter in "TRGMK" if self.header(letter))
+        return {
+            "title": self.title,
+            "collection": self.collection,
+            "abc": headers,
+            "notes": pack_notes(self.played()),
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "Tune":
+        """Read ``to_record``."""
+        return cls(record["title"], record["collection"], record["abc"], unpack_notes(record["notes"]))
 
 
 def corpus_folder() -> Path:
@@ -128,13 +165,11 @@ def compose(tune: Tune, seed: tuple[int, ...], seconds: float, window: int = 0) 
     """
     rng = np.random.default_rng(seed)
     style = _style(tune)
-    metre = _metre(tune.header("M"))
+    metre = tune.metre
     key_and_mode = read_key(tune.header("K"))
-    assert metre is not None  # find_tunes left the others out
-    assert key_and_mode is not None
+    assert key_and_mode is not None  # find_tunes left the others out
     key, mode = key_and_mode
-    quarters_per_beat = 1.5 if metre[1] == 8 and metre[0] % 3 == 0 else 1.0
-    bar = metre[0] * 4 / metre[1] / quarters_per_beat
+    bar = metre[0] * 4 / metre[1] / tune.quarters_per_beat
     tempo = int(rng.integers(*TEMPOS.get(style, DEFAULT_TEMPO)))
     if style in ("reel", "hornpipe") and metre == (2, 4):
         tempo //= 2  # written in sixteenths, two beats to the bar
@@ -143,7 +178,7 @@ def compose(tune: Tune, seed: tuple[int, ...], seconds: float, window: int = 0) 
     moods = MOODS["air" if style == "air" else "minor" if mode in MINOR_MODES else "major"]
     chosen_moods = tuple(str(mood) for mood in rng.choice(moods, 2, replace=False))
     start = window * int(seconds * tempo / 60 / bar) * bar
-    notes = _looped(_parse(tune, quarters_per_beat), start + seconds * tempo / 60 + bar, bar)
+    notes = _looped(tune.played(), start + seconds * tempo / 60 + bar, bar)
     played = tuple(n._replace(velocity=int(np.clip(n.velocity + rng.normal(0, 6), 1, 127))) for n in notes)
     tracks = [Track(instrument=lead, notes=played, volume=110, pan=70)]
     if backing is not None:
@@ -185,7 +220,7 @@ def _parse(tune: Tune, quarters_per_beat: float) -> list[Note]:
     return notes
 
 
-def _looped(notes: list[Note], beats: float, bar: float) -> list[Note]:
+def _looped(notes: Sequence[Note], beats: float, bar: float) -> list[Note]:
     """Repeat the tune, in whole bars, until it lasts for ``beats``."""
     length = max(bar, np.ceil((max(n.onset + n.duration for n in notes) - 0.01) / bar) * bar)
     repeats = int(np.ceil(beats / length))
@@ -226,9 +261,12 @@ def perform(tune: Tune, seed: tuple[int, ...], window: int, studio: Studio) -> P
         raise UnusableClipError(f"{tune.title!r} of {tune.collection}: {error}") from error
 
 
-def plan(num_clips: int, seed: int, clips_per_tune: int = 2) -> list[Job]:
-    """Jobs for tunes in random order, ``clips_per_tune`` from each, and again on other instruments if need be."""
-    tunes = find_tunes()
+def plan(num_clips: int, seed: int, scores: Path | None = None, clips_per_tune: int = 2) -> list[Job]:
+    """Jobs for tunes in random order, ``clips_per_tune`` from each, and again on other instruments if need be.
+
+    ``scores`` is a file of notes; without it music21 reads the tunes.
+    """
+    tunes = find_tunes() if scores is None else [Tune.from_record(record) for record in read_scores(scores, "tunes")]
     order = np.random.default_rng((seed, 2)).permutation(len(tunes))
     jobs = []
     for index in range(num_clips):
@@ -241,7 +279,7 @@ def plan(num_clips: int, seed: int, clips_per_tune: int = 2) -> list[Job]:
                 source="tunes",
                 licence=LICENCE,
                 credit=f"traditional, {tune.title!r} in {tune.collection}; arranged by music2latent-kit",
-                perform=partial(perform, tune, (seed, visit, zlib.crc32(tune.abc.encode())), window),
+                perform=partial(perform, tune, (seed, visit, zlib.crc32(tune.title.encode())), window),
             )
         )
     return jobs

@@ -1,25 +1,20 @@
 """Composition, captions and the data set format; rendering only where FluidSynth and a soundfont are installed."""
 
 import json
-import pickle
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 
-from scripts.demo_dataset import effects, grooves, parts, patterns, recordings, synthesis, tunes
+from scripts.demo_dataset import effects, grooves, measuring, parts, patterns, recordings, scores, synthesis, tunes
 from scripts.demo_dataset.captions import captions
 from scripts.demo_dataset.instruments import DRUMS, GM_NAMES, PROGRAMS
-from scripts.demo_dataset.licensing import credits_text, licence_text
-from scripts.demo_dataset.midi import read_midi
+from scripts.demo_dataset.midi import MidiChannel, MidiFile, read_midi
 from scripts.demo_dataset.pieces import Facts, Job, Note, Performance, Piece, Studio, Track, UnusableClipError
+from scripts.demo_dataset.production import write_audio
 from scripts.demo_dataset.theory import TONICS, Key, build_chord, voicing
-from scripts.make_demo_dataset import DemoConfig, assign_splits, main, plan, write_audio
 
 SECONDS = 10.0
 DEMO_MUSIC = Path(__file__).resolve().parents[2] / "scripts" / "demo_music"
@@ -286,9 +281,9 @@ def test_missing_programs_and_packages_are_named(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.skipif(shutil.which("mma") is None, reason="the program mma is not installed")
 def test_a_groove_is_repeatable_and_has_notes() -> None:
-    groove = grooves.find_grooves()[0]
-    piece = grooves.compose(groove, (0, 1), SECONDS)
-    assert piece == grooves.compose(groove, (0, 1), SECONDS)
+    arrangement = grooves.arrangements()[0]
+    piece = grooves.compose(arrangement, (0, 1), SECONDS)
+    assert piece == grooves.compose(arrangement, (0, 1), SECONDS)
     assert sum(len(track.notes) for track in piece.tracks) > 10
 
 
@@ -316,6 +311,70 @@ def test_a_tune_is_looped_to_fill_the_clip() -> None:
     assert max(note.onset for note in piece.tracks[0].notes) >= piece.beats(SECONDS) - 2
 
 
+def test_notes_survive_a_file_of_scores(tmp_path: Path) -> None:
+    notes = (Note(0.0, 1.0, 60, 90), Note(1 / 3, 0.5, 64, 80), Note(1 / 3, 0.5, 67, 70), Note(2.0, 0.25, 48, 100))
+    scores.write_scores(tmp_path / "scores.xz", {"tunes": [{"notes": scores.pack_notes(notes)}]})
+    (record,) = scores.read_scores(tmp_path / "scores.xz", "tunes")
+    assert scores.unpack_notes(record["notes"]) == notes
+    with pytest.raises(ValueError, match="holds no grooves, only tunes"):
+        scores.read_scores(tmp_path / "scores.xz", "grooves")
+    (tmp_path / "broken.xz").write_bytes(b"no xz")
+    with pytest.raises(ValueError, match="is not a file of scores"):
+        scores.read_scores(tmp_path / "broken.xz", "tunes")
+
+
+def arrangement() -> grooves.Arrangement:
+    drums = MidiChannel(program=0, notes=[Note(float(beat), 0.5, 36, 100) for beat in range(80)])
+    piano = MidiChannel(program=0, notes=[Note(float(beat), 1.0, 60 + beat % 5, 80) for beat in range(80)])
+    groove = grooves.Groove("SlowRock", "slow rock", "Slow rock with piano.")
+    return grooves.Arrangement(groove, 1, MidiFile({0: piano, 9: drums}, (4, 4)))
+
+
+def test_an_arrangement_is_played_in_every_key_and_its_drums_in_none(tmp_path: Path) -> None:
+    scores.write_scores(tmp_path / "scores.xz", {"grooves": [arrangement().to_record()]})
+    (read,) = grooves.arrangements(tmp_path / "scores.xz")
+    pieces = [grooves.compose(read, (0, seed), SECONDS) for seed in range(40)]
+    assert pieces == [grooves.compose(arrangement(), (0, seed), SECONDS) for seed in range(40)]
+    assert len({piece.facts.key for piece in pieces}) == 12
+    assert all(str(piece.facts.key).endswith("minor") for piece in pieces)
+    for piece in pieces:
+        by_name = {track.instrument: track for track in piece.tracks}
+        lowest = min(note.pitch for note in by_name["piano"].notes)
+        assert (lowest - 60) % 12 == Key.parse(str(piece.facts.key)).tonic
+        assert {note.pitch for note in by_name[DRUMS].notes} == {36}
+
+
+def test_a_tune_from_a_file_of_scores_is_the_tune_itself(tmp_path: Path) -> None:
+    notes = tuple(Note(float(beat), 1.0, 62 + beat % 7, 88) for beat in range(32))
+    tune = tunes.Tune("Test", "Ryan's Mammoth", "X:1\nT:Test\nM:6/8\nR:jig\nK:D\n", notes)
+    scores.write_scores(tmp_path / "scores.xz", {"tunes": [tune.to_record()]})
+    (planned,) = tunes.plan(1, 0, tmp_path / "scores.xz")
+    assert planned.piece == "tune_test"
+    read = tunes.Tune.from_record(tune.to_record())
+    assert tunes.compose(read, (0,), SECONDS) == tunes.compose(tune, (0,), SECONDS)
+    assert read.quarters_per_beat == 1.5
+
+
+@pytest.mark.parametrize(("root", "mode"), [(0, "major"), (9, "minor"), (6, "major")])
+def test_the_key_of_a_scale_with_a_strong_triad_is_heard(root: int, mode: str) -> None:
+    key = Key(root, mode)
+    chroma = np.array([0.4 if pitch in key.pitch_classes else 0.05 for pitch in range(12)])
+    for pitch in build_chord(key, "I" if mode == "major" else "i", 3).pitch_classes:
+        chroma[pitch] = 1.0
+    assert measuring.nearest_key(chroma) == str(key)
+
+
+def test_a_steady_beat_on_one_chord_is_measured() -> None:
+    pytest.importorskip("librosa", reason="librosa is not installed")
+    rate, seconds, tempo = 22_050, 12.0, 120.0
+    places = np.arange(int(rate * seconds)) / rate
+    envelope = np.exp(-8 * (places % (60 / tempo)))
+    chord = sum(np.sin(2 * np.pi * 440 * 2 ** ((pitch - 69) / 12) * places) for pitch in (57, 60, 64, 69))
+    measured = measuring.measure((0.2 * envelope * chord)[:, None].astype(np.float32), rate)
+    assert measured.tempo == pytest.approx(tempo, rel=0.04)
+    assert measured.key == "A minor"
+
+
 def test_the_manifest_has_only_free_licences_and_an_author_for_each_attribution() -> None:
     manifest = json.loads(recordings.MANIFEST.read_text())
     for track in manifest["tracks"]:
@@ -337,120 +396,3 @@ def test_a_recording_is_resampled_and_mixed_as_asked(tmp_path: Path) -> None:
     assert np.argmax(np.abs(np.fft.rfft(clip[:, 0]))) == 1000
     with pytest.raises(UnusableClipError, match=r"has 2\.0 s, but the clip ends at 3\.5 s"):
         recordings.read_clip(recordings.Recording(**track), 2.5, Studio(1.0, 1, 44_100, None), tmp_path)
-
-
-# the data set
-
-
-def test_all_clips_of_a_piece_share_a_split() -> None:
-    jobs = [job(f"piece {index // 3}", f"clip {index}") for index in range(60)]
-    splits = assign_splits(jobs, 0.25, seed=0)
-    by_piece = {j.piece: {s for k, s in zip(jobs, splits, strict=True) if k.piece == j.piece} for j in jobs}
-    assert all(len(found) == 1 for found in by_piece.values())
-    assert splits.count("test") == 15
-    assert assign_splits(jobs, 0.25, seed=0) == splits
-    assert set(assign_splits(jobs, 0.0, seed=0)) == {"train"}
-
-
-def test_jobs_can_be_sent_to_other_processes(tmp_path: Path) -> None:
-    jobs = plan(DemoConfig(output_dir=tmp_path, minutes=1))
-    assert [j.name for j in pickle.loads(pickle.dumps(jobs))] == [j.name for j in jobs]
-    assert len(jobs) == 6
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"test_fraction": 1.0}, r"test_fraction must be from 0 to below 1, got 1\.0"),
-        ({"minutes": 0.1}, r"at most the 6 s of the whole data set, got 10\.0"),
-        ({"sources": ("grooves",), "styles": ("lofi",)}, r"styles \['lofi'\] only apply to the source 'patterns'"),
-        ({"num_workers": 0}, "num_workers must be at least 1, got 0"),
-        ({"ogg_quality": 2.0}, r"ogg_quality must be from 0 to 1, got 2\.0"),
-        ({"sources": ()}, "sources must name at least one of: patterns"),
-    ],
-)
-def test_a_wrong_config_says_what_is_wrong(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        DemoConfig(**{"output_dir": tmp_path, **change})
-
-
-def test_a_folder_with_files_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "precious.txt").write_text("")
-    with pytest.raises(FileExistsError, match="is not empty; delete it or name another folder"):
-        main(DemoConfig(output_dir=tmp_path))
-
-
-def test_the_licence_follows_from_the_sources() -> None:
-    assert "CC0-1.0" in licence_text(["patterns"])
-    assert "CC-BY-SA-4.0" in licence_text(["patterns", "recordings"])
-    assert "MMA" in licence_text(["grooves"])
-    row = {"source": "recordings", "credit": "'Nebula' by Somebody", "licence": "CC-BY-3.0"}
-    assert "| 'Nebula' by Somebody | CC-BY-3.0 |" in credits_text([row], None)
-
-
-@pytest.fixture
-def make_set(tmp_path: Path) -> Callable[[str, int], Path]:
-    def make(name: str, num_workers: int) -> Path:
-        config = DemoConfig(
-            output_dir=tmp_path / name,
-            minutes=0.1,
-            clip_seconds=1.0,
-            styles=("lofi", "waltz"),
-            channels=1,
-            soundfont=soundfont(),
-            test_fraction=0.34,
-            num_workers=num_workers,
-        )
-        main(config)
-        return config.output_dir
-
-    return make
-
-
-def test_the_data_set_does_not_depend_on_the_number_of_workers(make_set: Callable[[str, int], Path]) -> None:
-    one, two = make_set("one", 1), make_set("two", 2)
-    files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
-    assert files == sorted(path.relative_to(two) for path in two.rglob("*") if path.is_file())
-    assert len(files) == 6 + 4
-    assert all((one / path).read_bytes() == (two / path).read_bytes() for path in files)
-    rows = read_rows(one)
-    assert len(rows) == 6
-    assert sum(path.parent.name == "test" for path, _ in rows) == 2
-    assert all(soundfile.info(path).frames == 44_100 for path, _ in rows)
-
-
-# the bundled set
-
-
-def read_rows(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Audio file and metadata of each clip."""
-    return [
-        (folder / split / row["file_name"], row)
-        for split in ("train", "test")
-        for row in map(json.loads, (folder / split / "metadata.jsonl").read_text(encoding="utf-8").splitlines())
-    ]
-
-
-def test_the_bundled_clips_are_sound_audio() -> None:
-    rows = read_rows(DEMO_MUSIC)
-    for path, row in rows:
-        waveform, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
-        assert (sample_rate, waveform.shape) == (44_100, (441_000, 1)), path
-        assert row["seconds"] == 10.0
-        assert effects.rms(waveform) > 0.05, path
-        assert np.abs(waveform).max() < 1.0, path
-        loudest_per_second = np.abs(waveform.reshape(10, -1)).max(axis=1)
-        assert loudest_per_second.min() > 0.01, path
-    assert {path.name for path, _ in rows} == {path.name for path in DEMO_MUSIC.rglob("*.ogg")}
-
-
-def test_the_bundled_metadata_is_complete_and_distinct() -> None:
-    rows = [row for _, row in read_rows(DEMO_MUSIC)]
-    assert len(rows) == 48
-    assert len({row["text"] for row in rows}) == 48
-    assert {row["style"] for row in rows} == set(patterns.STYLES)
-    assert all(row["text"] == row["captions"][0] and row["licence"] == "CC0-1.0" for row in rows)
-
-
-def test_the_bundled_set_is_small() -> None:
-    assert sum(path.stat().st_size for path in DEMO_MUSIC.rglob("*") if path.is_file()) <= 4_000_000

@@ -1,0 +1,15 @@
+"""Evaluation of codecs and generators: metrics with uncertainty, baselines, results that can be compared, reports.
+
+Needs the extra ``eval``. The modules:
+    statistics   bootstrap intervals and tests over items
+    distances    Frechet and kernel distances between two sets of embeddings
+    embeddings   the embedding models, by name
+    listening    ViSQOL, loudness, stereo width, silence and clipping
+    musical      tempo, key and instruments as measured in audio
+    agreement    do generated pieces have what was asked for, more than by chance?
+    novelty      diversity, memorisation, seams
+    systems      codecs and baselines under test
+    probes       linear probes on frozen features
+    results      the JSON, its comparison
+    report       the HTML page, with ``figures``
+"""

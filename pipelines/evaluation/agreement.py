@@ -76,9 +76,7 @@ def clap_table(audio: Sequence[np.ndarray], texts: Float[np.ndarray, "requests d
     return pieces @ texts.T.astype(np.float64)
 
 
-def agreement(
-    scores: Scores, own: Int[np.ndarray, " pieces"], num_replicates: int, seed: int
-) -> dict[str, Estimate]:
+def agreement(scores: Scores, own: Int[np.ndarray, " pieces"], num_replicates: int, seed: int) -> dict[str, Estimate]:
     """Mean score of the pieces against their own requests, against shuffled ones, and the gain.
 
     Args:

@@ -169,7 +169,12 @@ class _SetKernel:
 
 
 def _pair_mean(
-    sums: np.ndarray, left: np.ndarray, right: np.ndarray, count_l: np.ndarray, count_r: np.ndarray, skip_diagonal: bool
+    sums: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    count_l: np.ndarray,
+    count_r: np.ndarray,
+    skip_diagonal: bool,
 ) -> np.ndarray:
     """Weighted mean over pairs of windows, (replicates,); NaN where a replicate holds a single item."""
     sizes = np.outer(count_l, count_r)

@@ -13,6 +13,7 @@ import librosa
 import mir_eval
 import numpy as np
 from jaxtyping import Float
+from librosa.onset import onset_strength
 from torch import Tensor
 
 from latent_diffusion.conditions import KEYS, key_index
@@ -24,16 +25,17 @@ TEMPO_TOLERANCE = 0.04  # MIREX tempo estimation
 OCTAVES = (1.0, 2.0, 0.5, 3.0, 1 / 3)
 MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])  # KK
 MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])  # KK
-INSTRUMENT_TAGS = (
-    "guitar, strings, drums, piano, violin, vocal, synth, harpsichord, flute, sitar, choir, harp, cello"
-).split(", ")
+INSTRUMENT_TAGS = [
+    "guitar", "strings", "drums", "piano", "violin", "vocal", "synth", "harpsichord", "flute", "sitar", "choir",
+    "harp", "cello",
+]  # fmt: skip
 """The MTT tags that are instruments."""
 
 
 def measured_tempo(waveform: Float[Tensor, "channels samples"], sample_rate: int) -> float:
     """Beats per minute (librosa's tempogram with its log-normal prior); NaN for audio without onsets."""
     mono = prepared(waveform, sample_rate, ANALYSIS_RATE).numpy()
-    onsets = librosa.onset.onset_strength(y=mono, sr=ANALYSIS_RATE)
+    onsets = onset_strength(y=mono, sr=ANALYSIS_RATE)
     if not np.any(onsets > 1e-6):
         return float("nan")
     return float(librosa.feature.tempo(onset_envelope=onsets, sr=ANALYSIS_RATE)[0])

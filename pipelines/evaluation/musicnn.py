@@ -33,12 +33,13 @@ EPSILON = 1e-3  # of Keras' batch normalisation
 Training = Literal["MSD", "MTT"]
 """Million Song Dataset (tags of listeners) or MagnaTagATune (instruments among them)."""
 
-MTT_TAGS = (
-    "guitar, classical, slow, techno, strings, drums, electronic, rock, fast, piano, ambient, beat, violin, vocal, "
-    "synth, female, indian, opera, male, singing, vocals, no vocals, harpsichord, loud, quiet, flute, woman, "
-    "male vocal, no vocal, pop, soft, sitar, solo, man, classic, choir, voice, new age, dance, male voice, "
-    "female vocal, beats, harp, cello, no voice, weird, country, metal, female voice, choral"
-).split(", ")
+MTT_TAGS = [
+    "guitar", "classical", "slow", "techno", "strings", "drums", "electronic", "rock", "fast", "piano", "ambient",
+    "beat", "violin", "vocal", "synth", "female", "indian", "opera", "male", "singing", "vocals", "no vocals",
+    "harpsichord", "loud", "quiet", "flute", "woman", "male vocal", "no vocal", "pop", "soft", "sitar", "solo", "man",
+    "classic", "choir", "voice", "new age", "dance", "male voice", "female vocal", "beats", "harp", "cello",
+    "no voice", "weird", "country", "metal", "female voice", "choral",
+]  # fmt: skip
 """Names of the MTT network's outputs, in order (Law et al. 2009)."""
 
 

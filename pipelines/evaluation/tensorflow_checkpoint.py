@@ -11,11 +11,16 @@ Sources
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 FOOTER_BYTES = 48
-DTYPES = {1: np.dtype("<f4"), 3: np.dtype("<i4"), 9: np.dtype("<i8")}  # DT_FLOAT, DT_INT32, DT_INT64
+DTYPES: dict[int, np.dtype[Any]] = {
+    1: np.dtype("<f4"),
+    3: np.dtype("<i4"),
+    9: np.dtype("<i8"),
+}  # DT_FLOAT, DT_INT32, DT_INT64
 SHAPE_FIELD, OFFSET_FIELD, SIZE_FIELD = 2, 4, 5
 
 
@@ -99,8 +104,8 @@ def _tensor(name: str, entry: bytes, data: bytes) -> np.ndarray:
     number = _integer(fields, 1)
     if number not in DTYPES:
         raise ValueError(f"{name} has TensorFlow type {number}; expected one of {sorted(DTYPES)}")
-    dimensions = _fields(bytes(fields[SHAPE_FIELD][0])).get(2, []) if SHAPE_FIELD in fields else []  # type: ignore[arg-type]
-    shape = [_integer(_fields(bytes(dimension)), 1) for dimension in dimensions]  # type: ignore[arg-type]
+    dimensions = _fields(bytes(fields[SHAPE_FIELD][0])).get(2, []) if SHAPE_FIELD in fields else []
+    shape = [_integer(_fields(bytes(dimension)), 1) for dimension in dimensions]
     offset, size = _integer(fields, OFFSET_FIELD), _integer(fields, SIZE_FIELD)
     if offset + size > len(data):
         raise ValueError(f"{name} lies behind the end of the data file; is it truncated?")

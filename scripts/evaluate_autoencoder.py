@@ -10,12 +10,9 @@ Needs ``pip install -e '.[eval]'`` and the weights of the embedding models:
 Published weights can be judged once convert_music2latent.py has made a codec folder of them.
 """
 
-import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,6 @@ import numpy as np
 import torch
 from jsonargparse import auto_cli, set_parsing_settings
 from matplotlib.figure import Figure
-from tqdm.auto import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -47,7 +43,7 @@ from pipelines.evaluation.figures import curve_figure, overview_figure
 from pipelines.evaluation.report import Example, markdown_table, write_report
 from pipelines.evaluation.results import EvaluationResult
 from pipelines.evaluation.systems import Codec, Noise, System, baselines
-from scripts.comparing import compare_files, write_times
+from scripts.evaluation_run import check_held_out, compare_files, default_workers, measure_all, write_times
 
 DEFAULT_RATE = 44_100  # where no codec says otherwise
 MIN_SECONDS = 1.0
@@ -165,9 +161,8 @@ class Bench:
 _bench: Bench | None = None
 
 
-def _start_worker(config: AutoencoderEvaluationConfig) -> None:
+def _start(config: AutoencoderEvaluationConfig) -> None:
     global _bench
-    torch.set_num_threads(1)
     _bench = Bench.build(config)
 
 
@@ -184,16 +179,16 @@ def choose_files(config: AutoencoderEvaluationConfig) -> list[tuple[int, Path, s
     return [(index, path, str(path.relative_to(config.data_dir))) for index, path in enumerate(chosen)]
 
 
-def evaluate_files(config: AutoencoderEvaluationConfig, bench: Bench) -> list[Any]:
-    """Results of all files, in several processes where that helps; the figures do not depend on how many."""
-    jobs = choose_files(config)
-    workers = config.num_workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
-    if workers == 1:
-        return [bench.evaluate(job) for job in tqdm(jobs, unit="file")]
-    os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}  # the workers inherit them
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(config,)) as pool:
-        return list(tqdm(pool.map(_work, jobs), total=len(jobs), unit="file"))
+def evaluate_files(config: AutoencoderEvaluationConfig) -> list[Any]:
+    """Results of all files."""
+    return measure_all(
+        _work,
+        choose_files(config),
+        start=_start,
+        arguments=(config,),
+        num_workers=config.num_workers or (1 if torch.cuda.is_available() else default_workers()),
+        name="files",
+    )
 
 
 def collect(config: AutoencoderEvaluationConfig, bench: Bench, parts: Sequence[Any]) -> EvaluationResult:
@@ -293,13 +288,10 @@ def main(config: AutoencoderEvaluationConfig) -> Path:
     """Evaluate and write everything, or compare two results. Returns the JSON file."""
     if config.compare:
         return compare_files(*config.compare, config.output_dir)
-    if config.held_out_embedding and config.held_out_embedding not in config.embeddings:
-        raise ValueError(
-            f"held_out_embedding {config.held_out_embedding!r} is not among the embeddings {list(config.embeddings)}"
-        )
+    check_held_out(config.held_out_embedding, config.embeddings)
     started = time.perf_counter()
     bench = Bench.build(config)
-    parts = evaluate_files(config, bench)
+    parts = evaluate_files(config)
     result = collect(config, bench, parts)
     result.save(config.output_dir / "results.json")
     measured = times([part[0] for part in parts])

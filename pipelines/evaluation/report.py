@@ -86,6 +86,16 @@ def markdown_table(result: EvaluationResult, metrics: Sequence[str], digits: int
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def metric_table(result: EvaluationResult, metrics: Sequence[str] | None = None, digits: int = 3) -> str:
+    """The same the other way round, one row per metric: for few systems and many figures."""
+    names = [name for name in metrics or result.metrics if any(name in s.estimates for s in result.systems.values())]
+    lines = [["", *result.systems], ["---"] * (len(result.systems) + 1)]
+    lines += [
+        [name, *(cell(system.estimates.get(name), digits) for system in result.systems.values())] for name in names
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def cell(value: Estimate | None, digits: int = 3) -> str:
     """``value [low, high]``, empty where nothing was measured."""
     if value is None:

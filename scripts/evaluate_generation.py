@@ -106,10 +106,10 @@ class GenerationEvaluationConfig:
     compare: tuple[Path, Path] | None = None
     """Two results.json to compare instead of evaluating."""
 
-    @property
-    def all_embeddings(self) -> tuple[str, ...]:
-        """The embedding models, with CLAP if it is given."""
-        return (*self.embeddings, f"clap:{self.clap}") if self.clap else self.embeddings
+
+def all_embeddings(config: GenerationEvaluationConfig) -> tuple[str, ...]:
+    """The embedding models, with CLAP if it is given."""
+    return (*config.embeddings, f"clap:{config.clap}") if config.clap else config.embeddings
 
 
 _state: tuple[int, list[EmbeddingModel]] | None = None
@@ -178,7 +178,7 @@ class Run:
             function,
             jobs,
             start=_start,
-            arguments=(self.sample_rate, self.config.all_embeddings),
+            arguments=(self.sample_rate, all_embeddings(self.config)),
             num_workers=self.config.num_workers or default_workers(),
             name=name,
         )
@@ -210,7 +210,7 @@ class Run:
         paths = {folder: find_audio(folder) for folder in (config.reference_dir, config.training_dir) if folder}
         every = list(dict.fromkeys(path for found in paths.values() for path in found))
         embedded = dict(zip(every, self._map(_embed, every, "reference"), strict=True))
-        models = [load_embedding(name) for name in config.all_embeddings]
+        models = [load_embedding(name) for name in all_embeddings(config)]
 
         def by_model(folder: Path | None) -> dict[str, list[np.ndarray]]:
             found = paths[folder] if folder else []

@@ -93,7 +93,7 @@ def read_requests(path: Path, limit: int | None = None) -> tuple[list[Request], 
             requests.append(Request(record["text"], tempo, key, instruments))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f'{path} line {number}: expected an object like {{"text": "slow piano", "tempo": 70, "key": "A minor"}}, '
+                f'{path} line {number}: expected a line like {{"text": "slow piano", "tempo": 70, "key": "C major"}}, '
                 f"tempo and key optional; {error!r}"
             ) from error
         records.append(record)

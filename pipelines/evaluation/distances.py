@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from scipy.spatial.distance import cdist, pdist
 
 from pipelines.evaluation.statistics import Estimate, bootstrap_weights, estimate
@@ -32,7 +32,8 @@ FRACTIONS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the items, for the extrapolatio
 DRAWS = 6  # random subsets at each fraction
 FRECHET_REPLICATES = 200  # each needs two eigendecompositions
 
-Items = Sequence[Float[np.ndarray, "windows dim"]]
+Items = Sequence[Float[np.ndarray, "_ _"]]
+"""(windows, dim) of each file; files may have different numbers of windows."""
 
 
 def frechet_distance(
@@ -159,7 +160,7 @@ class _SetKernel:
         self.xy = sums(x, y, edges_x, edges_y)
 
     def discrepancy(
-        self, weights_x: Float[np.ndarray, "replicates x"], weights_y: Float[np.ndarray, "replicates y"]
+        self, weights_x: Num[np.ndarray, "replicates x"], weights_y: Num[np.ndarray, "replicates y"]
     ) -> Float[np.ndarray, " replicates"]:
         """Squared discrepancy of each weighting; pairs of one item with itself never count."""
         within_x = _pair_mean(self.xx, weights_x, weights_x, self.count_x, self.count_x, skip_diagonal=True)

@@ -10,10 +10,11 @@ from torch import Tensor
 from autoencoder.metrics import log_mel
 
 SEAM_SECONDS = 0.05
-Items = Sequence[Float[np.ndarray, "windows dim"]]
+Items = Sequence[Float[np.ndarray, "_ dim"]]
+"""(windows, dim) of each piece."""
 
 
-def directions(items: Items, centre: Float[np.ndarray, " dim"]) -> list[Float[np.ndarray, "windows dim"]]:
+def directions(items: Items, centre: Float[np.ndarray, " dim"]) -> list[Float[np.ndarray, "_ dim"]]:
     """Unit vectors from the centre of the reference; without it all embeddings point nearly the same way."""
     shifted = [item.astype(np.float64) - centre for item in items]
     return [item / np.linalg.norm(item, axis=1, keepdims=True).clip(min=1e-12) for item in shifted]

@@ -7,7 +7,7 @@ import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import soundfile
@@ -41,6 +41,7 @@ class Coded:
     decode_seconds: float | None = None
 
 
+@runtime_checkable
 class System(Protocol):
     """Something that codes audio."""
 

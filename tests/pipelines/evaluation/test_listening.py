@@ -51,6 +51,6 @@ def test_a_cut_shows_as_a_seam_and_a_smooth_place_does_not() -> None:
     cut[:, SAMPLE_RATE:] *= 20
     assert seam_rank(cut, SAMPLE_RATE, 1.0) > 0.99
     assert seam_rank(smooth, SAMPLE_RATE, 1.5) < 0.95
-    assert loop_seam_rank(cut, SAMPLE_RATE) > 0.97  # the loop jumps back from loud to soft
-    with pytest.raises(ValueError, match="inside of the piece of 3.00 s, got 3.0 s"):
+    assert loop_seam_rank(cut, SAMPLE_RATE) > 0.95  # the loop jumps back from loud to soft
+    with pytest.raises(ValueError, match=r"inside of the piece of 3\.00 s, got 3\.0 s"):
         seam_rank(cut, SAMPLE_RATE, 3.0)

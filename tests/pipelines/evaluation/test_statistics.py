@@ -10,10 +10,9 @@ from pipelines.evaluation.statistics import bootstrap_weights, difference, holm,
 def test_bootstrap_intervals_cover_the_mean_as_often_as_they_say() -> None:
     generator = np.random.default_rng(0)
     draws = generator.normal(3.0, 2.0, size=(300, 8))
-    weights = bootstrap_weights(8, 400, seed=0)
-    estimates = [mean_estimate(values, weights) for values in draws]
+    estimates = [mean_estimate(values, bootstrap_weights(8, 400, seed)) for seed, values in enumerate(draws)]
     covered = np.mean([estimate.low <= 3.0 <= estimate.high for estimate in estimates])
-    assert 0.92 <= covered <= 0.98  # the plain percentile interval of eight items reaches 0.89
+    assert 0.91 <= covered <= 0.97  # 0.94 in the long run; the plain percentile interval reaches 0.89
 
 
 def test_the_interval_of_many_normal_items_is_students() -> None:

@@ -107,4 +107,4 @@ def test_too_small_and_mixed_sets_are_refused() -> None:
     with pytest.raises(ValueError, match="same items"):
         frechet_estimate(items, clustered(6), paired=True, num_replicates=10, seed=0)
     with pytest.raises(ValueError, match="no scale"):
-        kernel_estimate([np.zeros((2, 3))] * 4, items[:4], paired=False, num_replicates=10, seed=0)
+        kernel_estimate([np.zeros((2, 8))] * 4, items[:4], paired=False, num_replicates=10, seed=0)

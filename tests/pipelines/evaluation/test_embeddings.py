@@ -92,13 +92,11 @@ def test_unknown_names_and_missing_wheels_say_what_to_do() -> None:
 def write_tiny_clap(folder: Path, text_encoder_dir: Path) -> None:
     """A real CLAP model of a few thousand random parameters."""
     audio = ClapAudioConfig(
-        hidden_size=32,
+        hidden_size=16,
         patch_embeds_hidden_size=8,
         depths=[1, 1],
         num_attention_heads=[1, 2],
-        spec_size=64,
-        num_mel_bins=64,
-        window_size=4,
+        num_hidden_layers=2,
     )
     text = ClapTextConfig(
         vocab_size=32,

@@ -267,6 +267,7 @@ def examples(config: AutoencoderEvaluationConfig, bench: Bench, result: Evaluati
             system: ", ".join(
                 f"{metric} {result.systems[system].items[name][metric]:.3g}"
                 for metric in ("log-mel distance", "ViSQOL")
+                if np.isfinite(result.systems[system].items[name][metric])
             )
             for system in coded
         }

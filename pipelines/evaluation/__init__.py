@@ -13,3 +13,10 @@ Needs the extra ``eval``. The modules:
     results      the JSON, its comparison
     report       the HTML page, with ``figures``
 """
+
+import importlib.util
+
+_NEEDED = ("jinja2", "librosa", "mir_eval", "onnxruntime", "pyloudnorm", "scipy", "sklearn", "visqol")
+_missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+if _missing:
+    raise ModuleNotFoundError(f"evaluation needs {', '.join(_missing)}: pip install 'music2latent-kit[eval]'")

@@ -150,7 +150,7 @@ def distance_metrics(names: Sequence[str], held_out: str | None) -> dict[str, Me
     metrics = {}
     for name in names:
         which = " (held out: never select a model by it)" if name == held_out else ""
-        metrics[f"FAD {name}"] = Metric("lower", f"Frechet distance, extrapolated to infinite sets, of {name}{which}")
+        metrics[f"FAD {name}"] = Metric("lower", f"Frechet distance of {name}, extrapolated to infinite sets{which}")
         metrics[f"KAD {name}"] = Metric("lower", f"unbiased kernel distance x 100 of {name}{which}; 0 for equal sets")
     return metrics
 

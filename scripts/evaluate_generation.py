@@ -77,7 +77,7 @@ class GenerationEvaluationConfig:
     """What the generator was trained on, to find copies."""
     output_dir: Path = Path("outputs/evaluation/generation")
     """Gets results.json, times.json, report.html, PNG pictures and the pieces."""
-    num_prompts: int = 48
+    num_prompts: int = 24
     """The first so many prompts."""
     seeds_per_prompt: int = 4
     """Pieces of each prompt."""
@@ -88,7 +88,9 @@ class GenerationEvaluationConfig:
     guidance_scale: float = 4.0
     """Weight of the request."""
     steps_curve: tuple[int, ...] = (5, 10, 50)
-    """Other numbers of steps, one piece of each prompt, for the curve."""
+    """Other numbers of steps, for the curve."""
+    num_curve_prompts: int = 8
+    """The first so many prompts are in the curve, with one piece each."""
     embeddings: tuple[str, ...] = ("musicnn-msd", "basic-pitch")
     """Embedding models; see pipelines/evaluation/embeddings.py."""
     held_out_embedding: str | None = "basic-pitch"
@@ -159,7 +161,7 @@ class Run:
             is_main = steps == config.num_inference_steps
             pieces, seconds = generate_pieces(
                 pipe,
-                self.requests,
+                self.requests if is_main else self.requests[: config.num_curve_prompts],
                 config.output_dir / "audio" / f"{steps}_steps",
                 num_pieces=config.seeds_per_prompt if is_main else 1,
                 audio_length_in_s=config.audio_length_in_s,
@@ -167,7 +169,8 @@ class Run:
                 guidance_scale=config.guidance_scale,
                 seed=config.seed,
             )
-            self.steps[steps] = [piece for piece in pieces if piece.name.endswith("-0")]
+            firsts = [piece for piece in pieces if piece.name.endswith("-0")]
+            self.steps[steps] = firsts[: config.num_curve_prompts]
             self.times[f"{steps} steps"] = {"seconds per piece": seconds}
             if is_main:
                 self.pieces["generated"] = pieces
@@ -199,7 +202,10 @@ class Run:
             | piece_metrics(names, config.held_out_embedding),
         )
         for name, pieces in measured.items():
-            result.systems[name] = summarise_pieces(pieces, known, config.num_replicates, config.seed)
+            is_reference = any(config.reference_dir in result.piece.path.parents for result in pieces)
+            result.systems[name] = summarise_pieces(
+                pieces, known, config.num_replicates, config.seed, is_reference=is_reference
+            )
             result.systems[name].facts["pieces"] = str(len(pieces))
         result.notes = self._notes(known, measured)
         result.curves = self._curves(known, names)
@@ -235,7 +241,7 @@ class Run:
     def _curves(self, known: Known, names: Sequence[str]) -> list[Curve]:
         """Kernel distances against the number of sampling steps, the first piece of each prompt."""
         config = self.config
-        if len(self.steps) < 2 or len(self.requests) < MIN_ITEMS:
+        if len(self.steps) < 2 or min(len(self.requests), config.num_curve_prompts) < MIN_ITEMS:
             return []
         lines: dict[str, list[tuple[float, Estimate]]] = {name: [] for name in names}
         for steps, pieces in sorted(self.steps.items()):
@@ -257,11 +263,11 @@ class Run:
         items = result.systems[self.judged].items
         real = {piece.request: piece for piece in self.pieces.get("real", [])}
         rows: dict[int, Example] = {}
-        for piece in sorted(self.pieces[self.judged], key=lambda piece: items[piece.name][key]):
+        for piece in sorted(self.pieces[self.judged], key=lambda piece: items[piece.name].get(key, 0.0)):
             if piece.request in rows or len(rows) == self.config.num_examples:
                 continue
             shown = {"generated": read_audio(piece.path, self.sample_rate)}
-            notes = {"generated": f"typicality {items[piece.name][key]:.2f}"}
+            notes = {"generated": f"typicality {items[piece.name][key]:.2f}" if key in items[piece.name] else ""}
             if piece.request in real:
                 shown["real"] = read_audio(real[piece.request].path, self.sample_rate)
             rows[piece.request] = Example(self.requests[piece.request].text, shown, notes)

@@ -153,8 +153,18 @@ class Known:
     clap_name: str = ""
 
 
-def summarise_pieces(results: Sequence[PieceResult], known: Known, num_replicates: int, seed: int) -> SystemResult:
-    """All figures of a set of pieces. Requests are resampled, with all of their pieces."""
+def summarise_pieces(
+    results: Sequence[PieceResult], known: Known, num_replicates: int, seed: int, *, is_reference: bool = False
+) -> SystemResult:
+    """All figures of a set of pieces. Requests are resampled, with all of their pieces.
+
+    Args:
+        results: of the pieces.
+        known: what they are compared with.
+        num_replicates: bootstrap samples.
+        seed: of the bootstrap.
+        is_reference: the pieces are in the reference themselves, so that their distance from it means nothing.
+    """
     own = np.array([result.piece.request for result in results])
     weights = bootstrap_weights(len(np.unique(own)), num_replicates, seed)
     columns = {name: np.array([result.figures[name] for result in results]) for name in PIECE_METRICS}
@@ -163,9 +173,10 @@ def summarise_pieces(results: Sequence[PieceResult], known: Known, num_replicate
         items = [result.embeddings[model] for result in results]
         centre = np.concatenate(reference).mean(0).astype(np.float64)
         grouped = [np.concatenate([items[index] for index in np.flatnonzero(own == k)]) for k in np.unique(own)]
-        if min(len(grouped), len(reference)) >= MIN_ITEMS:
-            summary.estimates |= set_distances(model, reference, grouped, False, num_replicates, seed)
-        columns[f"typicality {model}"] = typicality(items, reference, centre)
+        if not is_reference:
+            columns[f"typicality {model}"] = typicality(items, reference, centre)
+            if min(len(grouped), len(reference)) >= MIN_ITEMS:
+                summary.estimates |= set_distances(model, reference, grouped, False, num_replicates, seed)
         if known.training.get(model):
             nearest = nearest_distances(items, known.training[model], centre)
             columns[f"distance to training {model}"] = np.array(nearest)

@@ -233,9 +233,9 @@ class Run:
             note = sample_size_note(model, [reference, [piece.embeddings[model] for piece in pieces]])
             notes += [note] if note else []
         if "real" in measured:
-            notes.append(
-                "'real' are the clips that the prompts describe: what the measuring tools find in real music."
-            )
+            notes.append("'real' are the clips that the prompts describe: what the measuring tools find in them.")
+            if any(self.config.reference_dir in piece.path.parents for piece in self.pieces["real"]):
+                notes.append("These clips are the reference too, so they have no distance from it.")
         return notes
 
     def _curves(self, known: Known, names: Sequence[str]) -> list[Curve]:

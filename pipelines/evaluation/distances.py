@@ -59,13 +59,12 @@ class Moments:
     products: Float[np.ndarray, "items dim dim"]
 
     @classmethod
-    def of(cls, items: Items, origin: Float[np.ndarray, " dim"]) -> "Moments":
-        """Moments about ``origin``, which keeps the numbers small; it must be the same for both sets."""
-        centred = [np.asarray(item, dtype=np.float64) - origin for item in items]
+    def of(cls, items: Items) -> "Moments":
+        """Moments about the origin, which should be near the windows so that the numbers stay small."""
         return cls(
-            np.array([float(len(item)) for item in centred]),
-            np.stack([item.sum(0) for item in centred]),
-            np.stack([item.T @ item for item in centred]),
+            np.array([float(len(item)) for item in items]),
+            np.stack([item.sum(0) for item in items]),
+            np.stack([item.T @ item for item in items]),
         )
 
     def gaussian(
@@ -89,8 +88,7 @@ def frechet_estimate(reference: Items, judged: Items, *, paired: bool, num_repli
         ValueError: a set has fewer than four items; the dimensions differ; paired sets differ in length.
     """
     _check(reference, judged, paired)
-    origin = np.concatenate(list(reference)).mean(0).astype(np.float64)
-    x, y = Moments.of(reference, origin), Moments.of(judged, origin)
+    x, y = (Moments.of(items) for items in _centred_in_their_span(reference, judged))
 
     def distance(weights_x: np.ndarray, weights_y: np.ndarray) -> float:
         return frechet_distance(*x.gaussian(weights_x), *y.gaussian(weights_y))
@@ -184,6 +182,20 @@ def _pair_mean(
     total = np.einsum("ri,ij,rj->r", left, sums, right, optimize=True)
     number = np.einsum("ri,ij,rj->r", left, sizes, right, optimize=True)
     return np.divide(total, number, out=np.full(len(total), np.nan), where=number > 0)
+
+
+def _centred_in_their_span(reference: Items, judged: Items) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Both sets about the reference's mean, in float64, in an orthonormal basis of what they span together.
+
+    No distance changes, and sets with fewer windows than dimensions become small.
+    """
+    origin = np.concatenate(list(reference)).mean(0).astype(np.float64)
+    x, y = ([item.astype(np.float64) - origin for item in items] for items in (reference, judged))
+    joint = np.concatenate([*x, *y])
+    if len(joint) >= joint.shape[1]:
+        return x, y
+    basis = np.linalg.svd(joint, full_matrices=False)[2].T
+    return [item @ basis for item in x], [item @ basis for item in y]
 
 
 def _resampled(

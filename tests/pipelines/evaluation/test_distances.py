@@ -77,6 +77,16 @@ def test_a_set_has_no_distance_from_itself(distance: Distance) -> None:
     assert (estimate.low, estimate.high) == pytest.approx((0, 0), abs=1e-4)
 
 
+def test_frechet_estimate_of_few_windows_in_many_dimensions_is_that_of_their_span() -> None:
+    few, many = clustered(6, dim=4, windows=2), clustered(6, dim=4, shift=1.0, windows=2, seed=1)
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(60, 4)))[0].T
+    lifted = [[item @ rotation for item in items] for items in (few, many)]
+    estimates = [
+        frechet_estimate(*sets, paired=False, num_replicates=20, seed=0).value for sets in ((few, many), lifted)
+    ]
+    assert estimates[1] == pytest.approx(estimates[0], rel=1e-6)
+
+
 @pytest.mark.parametrize("distance", [frechet_estimate, kernel_estimate])
 def test_two_sets_of_one_kind_have_no_distance_within_the_interval(distance: Distance) -> None:
     covered = []

@@ -19,7 +19,7 @@ from scripts.probe_latents import ProbeConfig
 from tests.conftest import SAMPLE_RATE, randomize, tone
 
 
-def write_clips(folder: Path, count: int, seconds: float = 1.2, channels: int = 1) -> Path:
+def write_clips(folder: Path, count: int, seconds: float = 1.0, channels: int = 1) -> Path:
     """Captioned tones and noises with labels."""
     folder.mkdir(parents=True)
     records = []
@@ -49,15 +49,15 @@ def test_evaluating_a_codec_twice_writes_the_same_results(codec: Music2LatentAut
         output_dir=tmp_path / "first",
         opus_kbps=(12.0,),
         num_inference_steps=(1, 2),
-        num_curve_files=2,
+        num_curve_files=1,
         num_visqol_files=1,
         embeddings=("basic-pitch",),
         num_replicates=50,
-        num_examples=2,
+        num_examples=1,
         num_workers=1,
     )
     first = evaluate_autoencoder.main(config)
-    second = evaluate_autoencoder.main(dataclasses.replace(config, output_dir=tmp_path / "second"))
+    second = evaluate_autoencoder.main(dataclasses.replace(config, output_dir=tmp_path / "second", num_examples=0))
     assert first.read_bytes() == second.read_bytes()
     result = EvaluationResult.load(first)
     assert list(result.systems) == ["codec", "spectrogram", "Opus 12", "noise"]
@@ -66,7 +66,7 @@ def test_evaluating_a_codec_twice_writes_the_same_results(codec: Music2LatentAut
     assert len(result.models["basic-pitch"]["sha256"]) == 64
     assert [len(curve.points["codec"]) for curve in result.curves] == [12, 2, 2]
     page = (tmp_path / "first" / "report.html").read_text()
-    assert page.count("<audio") == 2 * 3  # original, codec, Opus 12
+    assert page.count("<audio") == 3  # original, codec, Opus 12
     assert "http" not in page  # self-contained
     assert {path.name for path in (tmp_path / "first").glob("*.png")} == {"quality.png", "curves.png"}
 
@@ -74,7 +74,7 @@ def test_evaluating_a_codec_twice_writes_the_same_results(codec: Music2LatentAut
 def test_two_codecs_are_compared_and_the_opus_beside_them_is_equal(
     codec: Music2LatentAutoencoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    music, results = write_clips(tmp_path / "music", 5), []
+    music, results = write_clips(tmp_path / "music", 4), []
     for seed in (1, 2):
         randomize(codec, seed)
         codec.save_pretrained(tmp_path / f"codec{seed}")
@@ -103,7 +103,7 @@ def test_two_codecs_are_compared_and_the_opus_beside_them_is_equal(
 
 def test_evaluating_a_pipeline(pipeline: Music2LatentPipeline, tmp_path: Path) -> None:
     pipeline.save_pretrained(tmp_path / "pipeline")
-    music = write_clips(tmp_path / "music", 5, seconds=1.0)
+    music = write_clips(tmp_path / "music", 4, seconds=0.6)
     config = GenerationEvaluationConfig(
         pipeline=tmp_path / "pipeline",
         prompts=music / "metadata.jsonl",
@@ -111,12 +111,12 @@ def test_evaluating_a_pipeline(pipeline: Music2LatentPipeline, tmp_path: Path) -
         training_dir=music,
         output_dir=tmp_path / "out",
         seeds_per_prompt=2,
-        audio_length_in_s=0.9,
+        audio_length_in_s=0.5,
         num_inference_steps=2,
         steps_curve=(1,),
         embeddings=("basic-pitch",),
         num_replicates=50,
-        num_examples=2,
+        num_examples=1,
         num_workers=1,
     )
     path = evaluate_generation.main(config)
@@ -128,8 +128,8 @@ def test_evaluating_a_pipeline(pipeline: Music2LatentPipeline, tmp_path: Path) -
     assert real["distance to training basic-pitch"].value == pytest.approx(0, abs=1e-5)
     assert generated["distance to training basic-pitch"].value > 0.01
     assert [x for x, _ in result.curves[0].points["generated"]] == [1.0, 2.0]
-    assert len(list((tmp_path / "out" / "audio" / "2_steps").glob("*.wav"))) == 10
-    assert (tmp_path / "out" / "report.html").read_text().count("<audio") == 2 * 2
+    assert len(list((tmp_path / "out" / "audio" / "2_steps").glob("*.wav"))) == 8
+    assert (tmp_path / "out" / "report.html").read_text().count("<audio") == 2
 
 
 def test_finished_pieces_with_seams_are_judged(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,demo]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,demo,eval]' --group dev
+	$(BIN)/python -m pip install --quiet --no-deps musicnn==0.1.0 basic-pitch==0.4.0
 	touch $(INSTALLED)
 
 clean:

@@ -11,12 +11,25 @@ from autoencoder.metrics import log_mel
 DYNAMIC_RANGE = 80.0  # dB below the loudest value of all panels; the rest is drawn black
 
 
-def spectrogram_figure(waveforms: Mapping[str, Float[Tensor, "channels samples"]], sample_rate: int) -> Figure:
-    """One log-mel panel per waveform (its channels averaged), titled by its name, with seconds below."""
+def spectrogram_figure(
+    waveforms: Mapping[str, Float[Tensor, "channels samples"]], sample_rate: int, num_columns: int = 1
+) -> Figure:
+    """One log-mel panel per waveform (its channels averaged), titled by its name, on one colour scale.
+
+    Args:
+        waveforms: by title.
+        sample_rate: Hz.
+        num_columns: panels beside each other; 1 puts them all below each other.
+    """
     panels = {name: log_mel(waveform.mean(0).cpu(), sample_rate) * 8.686 for name, waveform in waveforms.items()}
     loudest = max(panel.max().item() for panel in panels.values())
-    figure = Figure(figsize=(10, 2.4 * len(panels)), layout="constrained")
-    for axes, (name, panel) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
+    num_rows = -(-len(panels) // num_columns)
+    figure = Figure(figsize=(max(10.0, 2.4 * num_columns), 2.4 * num_rows), layout="constrained")
+    grid = figure.subplots(num_rows, num_columns, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for index, (name, panel) in enumerate(panels.items()):
+        axes = grid.flat[index]
         seconds = waveforms[name].shape[-1] / sample_rate
         image = axes.imshow(
             panel.numpy(),
@@ -27,7 +40,9 @@ def spectrogram_figure(waveforms: Mapping[str, Float[Tensor, "channels samples"]
             vmin=loudest - DYNAMIC_RANGE,
             vmax=loudest,
         )
-        axes.set(title=name, ylabel="mel band")
-        figure.colorbar(image, ax=axes, label="dB")
-    axes.set(xlabel="seconds")
+        axes.set_title(name)
+        axes.set_xlabel("seconds" if index >= len(panels) - num_columns else "")
+        axes.set_ylabel("mel band" if index % num_columns == 0 else "")
+        if index % num_columns == num_columns - 1 or index == len(panels) - 1:
+            figure.colorbar(image, ax=grid[index // num_columns].tolist(), label="dB")
     return figure

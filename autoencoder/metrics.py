@@ -70,6 +70,19 @@ def si_sdr(estimate: Float[Tensor, "channels samples"], reference: Float[Tensor,
     return 10 * ratio.clamp(min=1e-12).log10().mean().item()
 
 
+def reconstruction_metrics(
+    estimate: Float[Tensor, "channels samples"], reference: Float[Tensor, "channels samples"], sample_rate: int
+) -> dict[str, float]:
+    """All of the above by name: what validations during a training and evaluations afterwards both report."""
+    return {
+        "SI-SDR (dB)": si_sdr(estimate, reference),
+        "STFT distance": multi_resolution_stft_distance(estimate, reference),
+        "log-mel distance": log_mel_distance(estimate, reference, sample_rate),
+        "log-mel correlation": log_mel_correlation(estimate, reference, sample_rate),
+        "level difference (dB)": level_difference(estimate, reference),
+    }
+
+
 def _magnitude(waveform: Float[Tensor, "*batch samples"], n_fft: int) -> Float[Tensor, "*batch bins frames"]:
     """STFT amplitudes, scaled so that a full-scale sine has amplitude one half."""
     window = torch.hann_window(n_fft, device=waveform.device)

@@ -154,6 +154,7 @@ class Run:
 
     def _generate(self) -> int:
         config = self.config
+        assert config.pipeline is not None  # checked with audio_dir when the settings were read
         pipe = Music2LatentPipeline.from_pretrained(config.pipeline)
         pipe.set_progress_bar_config(disable=True)
         pipe.to("cuda" if torch.cuda.is_available() else "cpu")

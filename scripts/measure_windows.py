@@ -3,9 +3,10 @@
     python scripts/measure_windows.py --autoencoder outputs/codec/autoencoder --data_dir data/test
 
 Each piece is coded in windows and in one pass, decoded with the same noise, and compared: the relative error of the
-latents and the log-mel distance of the audio (nepers), near the joints of windows and elsewhere. There is no seam where
-the distance near joints is not larger than elsewhere. ``extra`` is the computing that windows cost, and the last column
-is what the listener of a stream pays: the log-mel distance of the decoded audio to the original, minus that of one pass.
+latents and the log-mel distance of the audio (nepers), near the joints of windows and elsewhere. There is no seam
+where the distance near joints is not larger than elsewhere. ``extra`` is the computing that windows cost. The last
+column is what the listener of a stream pays: the log-mel distance of the decoded audio to the original, minus that of
+one pass.
 """
 
 import sys

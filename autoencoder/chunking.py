@@ -26,7 +26,7 @@ class Windows:
 
     size: int = 128
     """Frames computed together: 11.9 s."""
-    context: int = 8
+    context: int = 4
     """Frames at each inner end of a window that only serve as surroundings."""
     fade: int = 2
     """Frames over which two windows are cross-faded, around the middle of what they share."""
@@ -44,7 +44,7 @@ class Windows:
         return self.size - 2 * self.context
 
 
-LOW_LATENCY = Windows(size=24, context=6, fade=2)
+LOW_LATENCY = Windows(size=24, context=4, fade=2)
 
 
 class Divider:

@@ -52,24 +52,25 @@ class Requirements:
     silence: float = 1e-4
     """RMS; -80 dB of full scale."""
 
-    def why_not(self, found: Inspection) -> str:
-        """Why a file cannot be used; empty if it can."""
-        checks = {
-            found.error: found.error,
-            f"too short: {found.seconds:.3f} s, at least {self.min_seconds} s are wanted (--min_seconds)": (
-                found.seconds < self.min_seconds
-            ),
-            "it holds NaN or infinite samples": not found.is_finite,
-            f"silent: its RMS is {found.rms:.1e}": found.rms < self.silence,
-            f"a sample rate of {found.sample_rate} Hz, at least {self.min_sample_rate} Hz are wanted "
-            "(--min_sample_rate)": found.sample_rate < self.min_sample_rate,
-            f"{found.channels} channels, at most {self.max_channels} are wanted (--max_channels)": (
-                found.channels > self.max_channels
-            ),
-            f"clipped: {100 * found.clipped:.1f} % of its samples lie on flat tops at full scale, at most "
-            f"{100 * self.max_clipped:g} % are wanted (--max_clipped)": found.clipped > self.max_clipped,
-        }
-        return next((reason for reason, applies in checks.items() if applies), "")
+
+def why_not(required: Requirements, found: Inspection) -> str:
+    """Why a file cannot be used; empty if it can."""
+    checks = {
+        found.error: found.error,
+        f"too short: {found.seconds:.3f} s, at least {required.min_seconds} s are wanted (--min_seconds)": (
+            found.seconds < required.min_seconds
+        ),
+        "it holds NaN or infinite samples": not found.is_finite,
+        f"silent: its RMS is {found.rms:.1e}": found.rms < required.silence,
+        f"a sample rate of {found.sample_rate} Hz, at least {required.min_sample_rate} Hz are wanted "
+        "(--min_sample_rate)": found.sample_rate < required.min_sample_rate,
+        f"{found.channels} channels, at most {required.max_channels} are wanted (--max_channels)": (
+            found.channels > required.max_channels
+        ),
+        f"clipped: {100 * found.clipped:.1f} % of its samples lie on flat tops at full scale, at most "
+        f"{100 * required.max_clipped:g} % are wanted (--max_clipped)": found.clipped > required.max_clipped,
+    }
+    return next((reason for reason, applies in checks.items() if applies), "")
 
 
 def inspect_audio(path: Path) -> Inspection:

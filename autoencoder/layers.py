@@ -48,7 +48,8 @@ class GroupNorm(nn.GroupNorm):
         scale = (power - mean.square()).clamp(min=0).add(self.eps).rsqrt() * self.weight.view(self.num_groups, -1)
         shift = self.bias.view(self.num_groups, -1) - mean * scale
         scale, shift = (each.flatten(1)[:, :, None, None].to(x.dtype) for each in (scale, shift))
-        return torch.addcmul(shift, x, scale, out=x if is_disposable else None)
+        out = x if is_disposable and not torch.compiler.is_compiling() else None  # the compiler plans memory itself
+        return torch.addcmul(shift, x, scale, out=out)
 
 
 def zero_init(layer: nn.Module) -> nn.Module:

@@ -28,7 +28,7 @@ from webdataset import TarWriter
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from autoencoder.audio import find_audio, read_audio, resample, write_audio
-from autoencoder.inspection import Inspection, Requirements, inspect_audio
+from autoencoder.inspection import Inspection, Requirements, inspect_audio, why_not
 from autoencoder.metadata import JSON_LINES, read_metadata
 from autoencoder.shard_index import INDEX_SUFFIX, write_index
 
@@ -114,7 +114,7 @@ def left_out(config: PrepareConfig, found: dict[str, Inspection]) -> dict[str, s
     """Reasons of the files that are left out; of several with the same samples the first stays."""
     reasons, first = {}, dict[str, str]()
     for name in sorted(found):
-        reason = config.why_not(found[name])
+        reason = why_not(config, found[name])
         if not reason and first.setdefault(found[name].digest, name) != name:
             reason = f"duplicate: the same samples as {first[found[name].digest]}"
         if reason:

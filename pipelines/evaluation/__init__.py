@@ -14,6 +14,12 @@ Needs the extra ``eval``. The modules:
     report       the HTML page, with ``figures``
 """
 
+import os
+
+# numba's OpenMP layer, which ViSQOL and librosa would use, changes the number of torch's threads, and with it its sums
+os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
+
+
 import importlib.util
 
 _NEEDED = ("jinja2", "librosa", "mir_eval", "onnxruntime", "pyloudnorm", "scipy", "sklearn", "visqol")

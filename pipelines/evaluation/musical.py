@@ -45,10 +45,10 @@ def measured_tempo(waveform: Float[Tensor, "channels samples"], sample_rate: int
 def measured_key(waveform: Float[Tensor, "channels samples"], sample_rate: int) -> str:
     """The key, such as ``"F# minor"``, whose profile correlates most with the mean chroma (KK).
 
-    "" for silence, and for less than a second, which holds no key.
+    "" for silence, and for less than three seconds, which are too short for the lowest octave.
     """
     mono = prepared(waveform, sample_rate, ANALYSIS_RATE).numpy()
-    if len(mono) < ANALYSIS_RATE or not np.any(mono):
+    if len(mono) < 3 * ANALYSIS_RATE or not np.any(mono):
         return ""
     chroma = librosa.feature.chroma_cqt(y=mono, sr=ANALYSIS_RATE, tuning=0.0).mean(1)
     profiles = np.stack([np.roll(profile, tonic) for profile in (MAJOR, MINOR) for tonic in range(12)])

@@ -1,9 +1,9 @@
 """Long audio in bounded memory: overlapping windows over a stream, and one join for what they give.
 
 Everything counts in latent frames. Window k starts at ``k * (size - 2 * context)`` and takes ``size`` frames; the last
-one is moved back so that it ends with the piece, which makes all windows equally long. The networks see a window's
-outer ``context`` frames without their surroundings, so these are given up: neighbours are joined in the middle of what
-they share, over a short cross-fade. A piece of at most ``size`` frames is one window and has no joins.
+one ends with the piece and takes what is left, but at least ``size // 4`` frames. The networks see a window's outer
+``context`` frames without their surroundings, so these are given up: neighbours are joined in the middle of what they
+share, over a short cross-fade. A piece of at most ``size`` frames is one window and has no joins.
 
 A stream and a whole piece run through the same code, so that both give the same result, sample by sample.
 """
@@ -66,11 +66,11 @@ class Divider:
         """What is left when the stream has ended after ``total`` frames."""
         yield from self.complete(total)
         if self._stop < total:
-            yield max(0, total - self.windows.size), total
+            yield self.first_needed(total), total
 
     def first_needed(self, total: int) -> int:
         """Frames before this one are of no further use, if the stream had ``total`` frames so far."""
-        return max(0, min(self.start, total - self.windows.size))
+        return max(0, min(self.start, total - self.windows.size // 4))
 
 
 class Joiner:

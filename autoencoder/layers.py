@@ -176,7 +176,9 @@ class Downsample(nn.Module):
         self.conv = resampling_conv(in_channels, out_channels, factors, stride=factors)
 
     def forward(self, x: Float[Tensor, "batch channels bins frames"]) -> Float[Tensor, "batch out_channels low short"]:
-        return self.conv(self.norm(x))
+        if isinstance(self.norm, GroupNorm):
+            x = self.norm(x, is_disposable=True)
+        return self.conv(x)
 
 
 class Upsample(nn.Module):

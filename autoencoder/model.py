@@ -188,7 +188,7 @@ class Music2LatentAutoencoder(CodingMixin, ModelMixin, AutoencoderMixin, ConfigM
     def compile_windows(self, windows: Windows | None = None, **options: Any) -> None:
         """Compile the networks for windows of one size; audio of other lengths goes on without compilation.
 
-        Coding of anything longer than ``windows.size`` then uses one shape only. Compiling happens in the first call.
+        All windows of a long piece but the last have one shape. Compiling happens in the first call.
 
         Args:
             windows: what will be passed to the coding calls.

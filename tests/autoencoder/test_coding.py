@@ -25,11 +25,12 @@ def places(windows: Windows, total: int) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("total", [1, 9, 10, 11, 14, 15, 57, 100])
-def test_windows_cover_the_piece_and_are_equally_long(total: int) -> None:
+def test_windows_cover_the_piece_and_all_but_the_last_are_equally_long(total: int) -> None:
     spans = places(SMALL, total)
     assert spans[0][0] == 0
     assert spans[-1][1] == total
-    assert {stop - start for start, stop in spans} == {min(total, SMALL.size)}
+    assert {stop - start for start, stop in spans[:-1]} <= {SMALL.size}
+    assert min(total, SMALL.size // 4) <= spans[-1][1] - spans[-1][0] <= SMALL.size
     for (_, before), (after, _) in itertools.pairwise(spans):
         assert before - after >= 2 * SMALL.context
 

@@ -168,7 +168,7 @@ def resampling_conv(
 
 
 class Downsample(nn.Module):
-    """Strided convolution to fewer bins and frames."""
+    """Strided convolution to fewer bins and frames; with a norm, ``x`` is a disposable intermediate result."""
 
     def __init__(self, in_channels: int, out_channels: int, factors: tuple[int, int], has_norm: bool) -> None:
         super().__init__()

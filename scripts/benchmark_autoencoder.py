@@ -50,6 +50,8 @@ class BenchmarkConfig:
     """Precisions of the weights."""
     modes: tuple[Literal["eager", "compiled"], ...] = ("eager",)
     """With and without compile_windows; compiling counts as warm-up."""
+    stages: tuple[Literal["encode", "decode"], ...] = ("encode", "decode")
+    """What is timed."""
     model_config: Path | None = None
     """Preset whose architecture is measured; the published one if not given."""
     published: Path | None = None
@@ -193,7 +195,7 @@ def main(config: BenchmarkConfig) -> None:
             ROW.format("stage", "system", "s", "batch", "dtype", "mode", "rate", "GFLOP/s", "of matmul", "MB")
             + f"{'seconds':>9}{'warm-up':>9}"
         )
-        combinations = product(config.seconds, config.batch_sizes, config.dtypes, config.modes, costs)
+        combinations = product(config.seconds, config.batch_sizes, config.dtypes, config.modes, config.stages)
         for seconds, batch_size, dtype, mode, stage in combinations:
             job = {"seconds": seconds, "batch_size": batch_size, "dtype": dtype, "mode": mode, "stage": stage}
             job |= {"device": config.device, "folder": f"{folder}/codec", "checkpoint": f"{folder}/published.pt"}

@@ -197,7 +197,13 @@ def main(config: BenchmarkConfig) -> None:
         )
         combinations = product(config.seconds, config.batch_sizes, config.dtypes, config.modes, config.stages)
         for seconds, batch_size, dtype, mode, stage in combinations:
-            job = {"seconds": seconds, "batch_size": batch_size, "dtype": dtype, "mode": mode, "stage": stage}
+            job: dict[str, Any] = {
+                "seconds": seconds,
+                "batch_size": batch_size,
+                "dtype": dtype,
+                "mode": mode,
+                "stage": stage,
+            }
             job |= {"device": config.device, "folder": f"{folder}/codec", "checkpoint": f"{folder}/published.pt"}
             job["published"] = str(config.published)
             systems = ["published", "ours"] if config.published else ["ours"]

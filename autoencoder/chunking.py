@@ -26,7 +26,7 @@ class Windows:
 
     size: int = 128
     """Frames computed together: 11.9 s."""
-    context: int = 4
+    context: int = 6
     """Frames at each inner end of a window that only serve as surroundings."""
     fade: int = 2
     """Frames over which two windows are cross-faded, around the middle of what they share."""

@@ -6,7 +6,7 @@ The whole-piece calls collect what the streaming ones yield.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 import torch
@@ -254,9 +254,11 @@ class CodingMixin:
     def _groups(
         self, spans: Iterator[tuple[int, int]], num_items: int, device: torch.device
     ) -> Iterator[list[tuple[int, int]]]:
-        """Windows that are computed together."""
+        """Windows of equal length that are computed together."""
         size = 1 if device.type == "cpu" else max(1, ITEMS_AT_ONCE // num_items)
-        return iter(lambda: list(islice(spans, size)), [])
+        for _, alike in groupby(spans, key=lambda span: span[1] - span[0]):
+            while group := list(islice(alike, size)):
+                yield group
 
     def _split(self, items: Tensor, dim: int = 0) -> Sequence[Tensor]:
         return items.split(1 if items.device.type == "cpu" else ITEMS_AT_ONCE, dim=dim)

@@ -157,6 +157,14 @@ def test_an_item_of_a_long_batch_equals_the_item_alone(codec: Music2LatentAutoen
     torch.testing.assert_close(together[5:6], alone, rtol=0, atol=0)
 
 
+def test_windows_that_an_accelerator_computes_together_are_equally_long(codec: Music2LatentAutoencoder) -> None:
+    spans = places(SMALL, 57)
+    groups = list(codec._groups(iter(spans), 1, torch.device("cuda")))
+    assert [span for group in groups for span in group] == spans
+    assert len(groups[0]) > 1
+    assert all(len({stop - start for start, stop in group}) == 1 for group in groups)
+
+
 def test_several_steps_run_in_windows(codec: Music2LatentAutoencoder) -> None:
     latents = torch.randn(1, 4, 25)
     one, two = (

@@ -87,15 +87,12 @@ class NoiseDensity:
     log_mean: float = -1.1
     log_std: float = 2.0
     grid_size: int = 4096
-    is_log_normal: bool = False
 
     def t(self, uniform: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """Turn uniform numbers in [0, 1) into ramp positions by the inverse of the cumulative weight."""
         grid = torch.linspace(0, 1, self.grid_size + 1, dtype=torch.float32, device=uniform.device)
         centres = (grid[1:] + grid[:-1]) / 2
         weight = torch.exp(-((self.ramp.sigma(centres).log() - self.log_mean) ** 2) / (2 * self.log_std**2))
-        if self.is_log_normal:
-            weight = weight * self.ramp.sigma(grid).log().diff()
         cumulative = torch.nn.functional.pad(weight.cumsum(0) / weight.sum(), (1, 0))
         upper = torch.searchsorted(cumulative, uniform.contiguous()).clamp(1, self.grid_size)
         low, high = cumulative[upper - 1], cumulative[upper]
@@ -145,7 +142,7 @@ def consistency_loss(
     noise: Float[Tensor, "batch *shape"],
     sigma_low: Float[Tensor, " batch"],
     sigma_high: Float[Tensor, " batch"],
-) -> Float[Tensor, " batch"]:
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch *shape"]]:
     """Make ``denoise`` agree with itself at two neighbouring noise levels of the same trajectory.
 
     The less noisy side is the target and gets no gradient. The weight ``1 / (sigma_high - sigma_low)`` keeps the loss
@@ -159,10 +156,11 @@ def consistency_loss(
         sigma_high: student noise level of each item, above ``sigma_low``.
 
     Returns:
-        One loss per item, a sum over its values, so that the caller can log it against ``sigma_high``.
+        One loss per item, a sum over its values, so that the caller can log it against ``sigma_high``; and the
+        student's estimate of ``x0``.
     """
     with torch.no_grad():
         target = denoise(x0 + per_item(sigma_low, x0) * noise, sigma_low)
     student = denoise(x0 + per_item(sigma_high, x0) * noise, sigma_high)
     distance = pseudo_huber(student.float() - target.float(), huber_constant(x0[0].numel()))
-    return distance / (sigma_high - sigma_low)
+    return distance / (sigma_high - sigma_low), student

@@ -53,13 +53,21 @@ def multi_resolution_stft_distance(
 
     Source: Yamamoto et al. 2020 (Parallel WaveGAN), https://arxiv.org/abs/1910.11480, eq. 4-6.
     """
+    return multi_resolution_stft_distances(estimate[None], reference[None]).item()
+
+
+def multi_resolution_stft_distances(
+    estimate: Float[Tensor, "batch *channels samples"], reference: Float[Tensor, "batch *channels samples"]
+) -> Float[Tensor, " batch"]:
+    """The same for each item of a batch; gradients flow."""
     distances = []
     for n_fft in RESOLUTIONS:
-        ours, theirs = _magnitude(estimate, n_fft), _magnitude(reference, n_fft)
-        convergence = (ours - theirs).norm() / theirs.norm().clamp(min=1e-8)
-        log_distance = (ours.clamp(min=MEL_FLOOR).log() - theirs.clamp(min=MEL_FLOOR).log()).abs().mean()
+        ours, theirs = _magnitude(estimate, n_fft).flatten(1), _magnitude(reference, n_fft).flatten(1)
+        silence = MEL_FLOOR * ours.shape[1] ** 0.5
+        convergence = (ours - theirs).norm(dim=1) / theirs.norm(dim=1).clamp(min=silence)
+        log_distance = (ours.clamp(min=MEL_FLOOR).log() - theirs.clamp(min=MEL_FLOOR).log()).abs().mean(1)
         distances.append(convergence + log_distance)
-    return torch.stack(distances).mean().item()
+    return torch.stack(distances).mean(0)
 
 
 def si_sdr(estimate: Float[Tensor, "channels samples"], reference: Float[Tensor, "channels samples"]) -> float:

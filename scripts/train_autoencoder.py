@@ -26,7 +26,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from autoencoder import Music2LatentAutoencoder
-from autoencoder.consistency import GapSchedule
+from autoencoder.consistency import GapSchedule, NoiseDensity
 from autoencoder.data import RandomCrops
 from autoencoder.data_order import PositionedItems, seed_of
 from autoencoder.figures import spectrogram_figure
@@ -60,8 +60,13 @@ class AutoencoderTrainingConfig(TrainingConfig):
     """Crops are made louder or quieter by up to so many dB."""
     mix_probability: float = 0.0
     """Part of the crops to which a crop of another recording is added."""
-    is_log_normal: bool = False
-    """True log-normal noise levels instead of the published density."""
+    noise_log_mean: float = -1.1
+    """Centre of the density of noise levels, as the logarithm of sigma."""
+    noise_log_std: float = 2.0
+    """Its width. A short training needs the high levels, where decoding starts, more often: try 1.0 and 2.5."""
+    spectral_weight: float = 0.0
+    """Weight of a spectral distance to the clean crop, beside the consistency loss: 0 as published, some hundreds in
+    trainings that are too short for consistency to carry the truth up to the noise level where decoding starts."""
     freeze_encoder: bool = False
     """Train only the decoder and the denoiser, so that latents stay valid; with --init_from."""
     first_gap: float = 0.1
@@ -186,9 +191,10 @@ def main(config: AutoencoderTrainingConfig) -> Path | None:
         return folder
 
     parameters = trained_parameters(model)
+    density = NoiseDensity(model.ramp, config.noise_log_mean, config.noise_log_std)
     task = Task(
         model=model,
-        objective=ConsistencyObjective(model, gap, config.is_log_normal),
+        objective=ConsistencyObjective(model, gap, density, config.spectral_weight),
         optimizer=torch.optim.RAdam(parameters, lr=config.learning_rate, betas=(0.9, config.adam_beta2), foreach=True),
         dataset=dataset,
         validate=validate_all,

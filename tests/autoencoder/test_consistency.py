@@ -64,7 +64,7 @@ def test_pseudo_huber_is_the_norm_far_out_and_quadratic_near_zero() -> None:
 
 def test_a_perfect_denoiser_has_no_loss() -> None:
     x0 = torch.randn(3, 2, 4)
-    losses = consistency_loss(
+    losses, _ = consistency_loss(
         lambda x, sigma: x0, x0, torch.randn_like(x0), torch.full((3,), 0.5), torch.full((3,), 0.6)
     )
     torch.testing.assert_close(losses, torch.zeros(3))
@@ -79,7 +79,7 @@ def test_only_the_noisier_side_gets_a_gradient() -> None:
         seen.append((sigma.item(), torch.is_grad_enabled()))
         return gain * x
 
-    consistency_loss(denoise, x0, noise, torch.tensor([1.0]), torch.tensor([2.0])).backward()
+    consistency_loss(denoise, x0, noise, torch.tensor([1.0]), torch.tensor([2.0]))[0].backward()
     assert sorted(seen) == [(1.0, False), (2.0, True)]
     # d/dgain sqrt(2 (2 gain - 1)^2) at gain 1, divided by the gap of 1
     assert gain.grad.item() == pytest.approx(2 * 2**0.5, rel=1e-4)
@@ -88,7 +88,7 @@ def test_only_the_noisier_side_gets_a_gradient() -> None:
 def test_the_loss_is_weighted_by_the_gap() -> None:
     x0, noise = torch.zeros(2, 2), torch.ones(2, 2)
     low, high = torch.tensor([1.0, 1.0]), torch.tensor([2.0, 5.0])
-    losses = consistency_loss(lambda x, sigma: x, x0, noise, low, high)
+    losses, _ = consistency_loss(lambda x, sigma: x, x0, noise, low, high)
     # the distance of the identity is the gap itself times |noise|, so the weight makes both equal
     torch.testing.assert_close(losses, torch.full((2,), 2**0.5), rtol=1e-2, atol=0)
 

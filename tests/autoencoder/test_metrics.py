@@ -11,6 +11,7 @@ from autoencoder.metrics import (
     log_mel_correlation,
     log_mel_distance,
     multi_resolution_stft_distance,
+    multi_resolution_stft_distances,
     si_sdr,
 )
 from tests.conftest import SAMPLE_RATE, tone
@@ -28,6 +29,17 @@ def test_a_gain_shifts_level_and_log_mel_and_keeps_the_correlation() -> None:
     assert level_difference(0.5 * waveform, waveform) == pytest.approx(20 * math.log10(0.5), abs=1e-3)
     assert log_mel_distance(0.5 * waveform, waveform, SAMPLE_RATE) == pytest.approx(math.log(2), rel=1e-2)
     assert log_mel_correlation(0.5 * waveform, waveform, SAMPLE_RATE) == pytest.approx(1, abs=1e-3)
+
+
+def test_distances_of_a_batch_are_those_of_its_items_and_have_gradients() -> None:
+    reference = torch.stack([tone(440.0, 0.5), tone(660.0, 0.5), torch.zeros(1, 22_050)])
+    estimate = (reference + 0.01 * torch.randn(reference.shape)).requires_grad_()
+    distances = multi_resolution_stft_distances(estimate, reference)
+    alone = [multi_resolution_stft_distance(*pair) for pair in zip(estimate.detach(), reference, strict=True)]
+    assert distances.tolist() == pytest.approx(alone, rel=1e-5)
+    distances.sum().backward()
+    assert estimate.grad.isfinite().all()
+    assert (estimate.grad.flatten(1).abs().sum(1) > 0).all()
 
 
 def test_si_sdr_of_a_known_mixture() -> None:

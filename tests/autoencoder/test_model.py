@@ -115,6 +115,28 @@ def test_every_parameter_takes_part_in_the_training_step(codec: Music2LatentAuto
         assert parameter.grad.abs().max() > 0, name
 
 
+def test_the_spectral_term_is_the_distance_of_the_estimates_audio(codec: Music2LatentAutoencoder) -> None:
+    waveforms = torch.cat([tone(300.0, 0.1), tone(500.0, 0.1)])[:, : codec.spectrogram.num_samples(16)]
+
+    def losses(spectral_weight: float) -> torch.Tensor:
+        objective = ConsistencyObjective(codec, GapSchedule(), spectral_weight=spectral_weight)
+        return objective({"waveform": waveforms}, [torch.Generator().manual_seed(k) for k in range(2)], 0.5)[0]
+
+    terms = losses(10.0) - losses(0.0)
+    torch.testing.assert_close(losses(20.0) - losses(0.0), 2 * terms)
+    assert (terms > 0).all()
+
+
+def test_the_spectral_term_trains_on_silence(codec: Music2LatentAutoencoder) -> None:
+    objective = ConsistencyObjective(codec.train(), GapSchedule(), spectral_weight=10.0)
+    batch = {"waveform": torch.zeros(1, codec.spectrogram.num_samples(16))}
+    losses, _ = objective(batch, [torch.Generator().manual_seed(0)], 0.0)
+    losses.mean().backward()
+    assert losses.isfinite().all()
+    for name, parameter in codec.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+
+
 def test_the_loss_of_an_item_does_not_depend_on_its_batch(codec: Music2LatentAutoencoder) -> None:
     objective = ConsistencyObjective(codec, GapSchedule())
     waveforms = torch.cat([tone(300.0, 0.1), tone(500.0, 0.1)])[:, : codec.spectrogram.num_samples(16)]

@@ -146,7 +146,7 @@ def test_training_loss_of_two_crops(published: Music2LatentAutoencoder) -> None:
     x0 = published.spectrogram(crops)
     with torch.no_grad():
         maps = published.make_maps(published.encode_spectrogram(x0))
-        losses = consistency_loss(
+        losses, _ = consistency_loss(
             lambda x, sigma: published.denoise(x, sigma, maps), x0, torch.from_numpy(noise), sigma_low, sigma_high
         )
     torch.testing.assert_close(losses, torch.tensor(expected["weighted_per_crop"]), rtol=1e-3, atol=0)

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from autoencoder import Music2LatentAutoencoder
-from autoencoder.audio import find_audio
+from autoencoder.recordings import Recordings, open_recordings
 from pipelines.evaluation.coding import (
     CODING_METRICS,
     FileResult,
@@ -40,10 +40,10 @@ from pipelines.evaluation.coding import (
 )
 from pipelines.evaluation.embeddings import EmbeddingModel, load_embedding
 from pipelines.evaluation.figures import curve_figure, overview_figure
-from pipelines.evaluation.report import Example, markdown_table, write_report
+from pipelines.evaluation.report import Example, markdown_table
 from pipelines.evaluation.results import EvaluationResult
 from pipelines.evaluation.systems import Codec, Noise, System, baselines
-from scripts.evaluation_run import check_held_out, compare_files, default_workers, measure_all, write_times
+from scripts.evaluation_run import check_held_out, compare_files, default_workers, measure_all, write_evaluation
 
 DEFAULT_RATE = 44_100  # where no codec says otherwise
 MIN_SECONDS = 1.0
@@ -67,8 +67,8 @@ class AutoencoderEvaluationConfig:
 
     autoencoder: Path | None = None
     """Folder of the codec; without it only the baselines are measured."""
-    data_dir: Path = Path("scripts/demo_music/test")
-    """Folder of audio that the codec was not trained on, at its sample rate."""
+    data_dir: str | Path = Path("scripts/demo_music/test")
+    """Audio that the codec was not trained on, at its sample rate: a folder, or WebDataset shards."""
     output_dir: Path = Path("outputs/evaluation/autoencoder")
     """Gets results.json, times.json, report.html and PNG pictures."""
     num_files: int = 48
@@ -106,6 +106,7 @@ class Bench:
     """What a process needs to evaluate files."""
 
     codec: Music2LatentAutoencoder | None
+    recordings: Recordings
     systems: list[System]
     embeddings: list[EmbeddingModel]
     config: AutoencoderEvaluationConfig
@@ -124,38 +125,51 @@ class Bench:
             codec.to("cuda" if torch.cuda.is_available() else "cpu")
         ours: list[System] = [] if codec is None else [Codec(codec)]
         systems = [*ours, *baselines(codec, config.opus_kbps)]
-        return cls(codec, systems, [load_embedding(name) for name in config.embeddings], config)
+        recordings = open_recordings(config.data_dir, config.output_dir / "shards")
+        return cls(codec, recordings, systems, [load_embedding(name) for name in config.embeddings], config)
 
-    def read(self, path: Path) -> torch.Tensor:
-        """The part of a file that counts."""
-        return read_excerpt(path, self.sample_rate, self.config.seconds, mix_down=self.config.mix_down)
+    def read(self, index: int) -> torch.Tensor:
+        """The part of a recording that counts."""
+        return read_excerpt(
+            self.recordings, index, self.sample_rate, self.config.seconds, mix_down=self.config.mix_down
+        )
 
-    def evaluate(self, job: tuple[int, Path, str]) -> tuple[FileResult, dict[int, FileResult], dict[float, float]]:
+    def choose(self) -> list[tuple[int, int]]:
+        """``num_files`` recordings spread evenly over all, each as (place among the chosen, index)."""
+        total = len(self.recordings)
+        count = min(self.config.num_files, total)
+        return [(place, place * total // count) for place in range(count)]
+
+    def name(self, index: int) -> str:
+        """The name of a recording in the results."""
+        return str(self.recordings.facts(index)["file_name"])
+
+    def evaluate(self, job: tuple[int, int]) -> tuple[FileResult, dict[int, FileResult], dict[float, float]]:
         """One file: all systems, and for the first files the codec with more steps and at all noise levels."""
-        index, path, name = job
-        config, waveform = self.config, self.read(path)
+        place, index = job
+        config, waveform = self.config, self.read(index)
         if waveform.shape[-1] < MIN_SECONDS * self.sample_rate:
             raise ValueError(
-                f"{path} has {waveform.shape[-1] / self.sample_rate:.2f} s; {MIN_SECONDS:g} s is the least that can "
-                "be judged; remove it"
+                f"{self.recordings.name(index)} has {waveform.shape[-1] / self.sample_rate:.2f} s; "
+                f"{MIN_SECONDS:g} s is the least that can be judged; remove it"
             )
 
         def measure(systems: Sequence[System], embeddings: Sequence[EmbeddingModel], with_visqol: bool) -> FileResult:
             return evaluate_waveform(
-                name,
+                self.name(index),
                 waveform,
                 self.sample_rate,
                 systems,
                 embeddings,
                 with_visqol=with_visqol,
-                seed=config.seed + index,
+                seed=config.seed + place,
             )
 
-        result = measure(self.systems, self.embeddings, index < config.num_visqol_files)
-        if self.codec is None or index >= config.num_curve_files:
+        result = measure(self.systems, self.embeddings, place < config.num_visqol_files)
+        if self.codec is None or place >= config.num_curve_files:
             return result, {}, {}
         steps = {count: measure([Codec(self.codec, count)], [], False) for count in config.num_inference_steps}
-        return result, steps, denoising_errors(self.codec, waveform, config.seed + index)
+        return result, steps, denoising_errors(self.codec, waveform, config.seed + place)
 
 
 _bench: Bench | None = None
@@ -166,24 +180,16 @@ def _start(config: AutoencoderEvaluationConfig) -> None:
     _bench = Bench.build(config)
 
 
-def _work(job: tuple[int, Path, str]) -> tuple[FileResult, dict[int, FileResult], dict[float, float]]:
+def _work(job: tuple[int, int]) -> tuple[FileResult, dict[int, FileResult], dict[float, float]]:
     assert _bench is not None
     return _bench.evaluate(job)
 
 
-def choose_files(config: AutoencoderEvaluationConfig) -> list[tuple[int, Path, str]]:
-    """``num_files`` files spread evenly over the folder, each with its index and its name below the folder."""
-    paths = find_audio(config.data_dir)
-    count = min(config.num_files, len(paths))
-    chosen = [paths[index * len(paths) // count] for index in range(count)]
-    return [(index, path, str(path.relative_to(config.data_dir))) for index, path in enumerate(chosen)]
-
-
-def evaluate_files(config: AutoencoderEvaluationConfig) -> list[Any]:
-    """Results of all files."""
+def evaluate_files(config: AutoencoderEvaluationConfig, bench: Bench) -> list[Any]:
+    """Results of all recordings."""
     return measure_all(
         _work,
-        choose_files(config),
+        bench.choose(),
         start=_start,
         arguments=(config,),
         num_workers=config.num_workers or (1 if torch.cuda.is_available() else default_workers()),
@@ -198,7 +204,7 @@ def collect(config: AutoencoderEvaluationConfig, bench: Bench, parts: Sequence[A
     result = EvaluationResult(
         kind="autoencoder",
         settings={
-            "data": config.data_dir.name,
+            "data": Path(config.data_dir).name,
             "codec": bench.codec.fingerprint() if bench.codec else "none",
             **{name: getattr(config, name) for name in RECORDED_SETTINGS},
         },
@@ -230,7 +236,9 @@ def collect(config: AutoencoderEvaluationConfig, bench: Bench, parts: Sequence[A
 
 def notes(config: AutoencoderEvaluationConfig, files: Sequence[FileResult], names: Sequence[str]) -> list[str]:
     """What a reader must know."""
-    found = [f"{len(files)} files of {config.data_dir.name}, at most {config.seconds:g} s from the middle of each."]
+    found = [
+        f"{len(files)} files of {Path(config.data_dir).name}, at most {config.seconds:g} s from the middle of each."
+    ]
     if len(files) < config.num_files:
         found.append(f"{config.num_files} files were asked for, {len(files)} are there: the intervals are wide.")
     if len(files) > config.num_visqol_files:
@@ -258,11 +266,12 @@ def examples(config: AutoencoderEvaluationConfig, bench: Bench, result: Evaluati
     worst = sorted(figures, key=lambda name: -figures[name]["log-mel distance"])[: config.num_examples]
     shown = [system for system in bench.systems if system.name in REPORT_SYSTEMS]
     rows = []
-    for index, path, name in choose_files(config):
+    for place, index in bench.choose():
+        name = bench.name(index)
         if name not in worst:
             continue
-        waveform = bench.read(path)
-        coded = {system.name: system(waveform, bench.sample_rate, config.seed + index).waveform for system in shown}
+        waveform = bench.read(index)
+        coded = {system.name: system(waveform, bench.sample_rate, config.seed + place).waveform for system in shown}
         lines = {
             system: ", ".join(
                 f"{metric} {result.systems[system].items[name][metric]:.3g}"
@@ -275,13 +284,14 @@ def examples(config: AutoencoderEvaluationConfig, bench: Bench, result: Evaluati
     return sorted(rows, key=lambda row: worst.index(row.title))
 
 
-def pictures(result: EvaluationResult) -> dict[str, Figure]:
-    """Pictures by file name."""
+def pictures(result: EvaluationResult) -> dict[str, tuple[str, Figure]]:
+    """Pictures by file name, with their headings."""
     shown = [*CODING_METRICS, *(name for name in result.metrics if name[:3] in ("FAD", "KAD"))]
     shown = [name for name in shown if name != "log-mel correlation"]
-    found = {"quality": overview_figure(result, shown, skip=[Noise().name])}
+    quality = overview_figure(result, shown, skip=[Noise().name])
+    found = {"quality": ("Figures with 95 % intervals (without noise)", quality)}
     if result.curves:
-        found["curves"] = curve_figure(result.curves)
+        found["curves"] = ("Quality against noise level and steps", curve_figure(result.curves))
     return found
 
 
@@ -292,26 +302,19 @@ def main(config: AutoencoderEvaluationConfig) -> Path:
     check_held_out(config.held_out_embedding, config.embeddings)
     started = time.perf_counter()
     bench = Bench.build(config)
-    parts = evaluate_files(config)
+    parts = evaluate_files(config, bench)
     result = collect(config, bench, parts)
-    result.save(config.output_dir / "results.json")
-    measured = times([part[0] for part in parts])
-    figures = pictures(result)
-    for name, figure in figures.items():
-        figure.savefig(config.output_dir / f"{name}.png", dpi=110)
-    write_report(
-        config.output_dir / "report.html",
+    write_evaluation(
+        config.output_dir,
         result,
-        title=f"Codec on {config.data_dir.name}",
-        figures={"Figures with 95 % intervals (without noise)": figures["quality"]}
-        | ({"Quality against noise level and steps": figures["curves"]} if "curves" in figures else {}),
+        title=f"Codec on {Path(config.data_dir).name}",
+        figures=pictures(result),
         examples=examples(config, bench, result),
         sample_rate=bench.sample_rate,
-        times=measured,
+        times=times([part[0] for part in parts]),
+        total_seconds=time.perf_counter() - started,
     )
-    write_times(config.output_dir / "times.json", measured, time.perf_counter() - started)
     print(markdown_table(result, [name for name in result.metrics if name != "log-mel correlation"]))
-    print(f"report: {config.output_dir / 'report.html'}")
     return config.output_dir / "results.json"
 
 

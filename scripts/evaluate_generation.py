@@ -33,7 +33,13 @@ from pipelines.evaluation.clap import Clap
 from pipelines.evaluation.coding import MIN_ITEMS, distance_metrics, sample_size_note, set_distances
 from pipelines.evaluation.embeddings import EmbeddingModel, load_embedding
 from pipelines.evaluation.figures import curve_figure, overview_figure
-from pipelines.evaluation.generating import finished_pieces, generate_pieces, real_pieces
+from pipelines.evaluation.generating import (
+    edited_pieces,
+    finished_pieces,
+    generate_pieces,
+    loop_pieces,
+    real_pieces,
+)
 from pipelines.evaluation.pieces import (
     PIECE_METRICS,
     Known,
@@ -44,10 +50,10 @@ from pipelines.evaluation.pieces import (
     read_requests,
     summarise_pieces,
 )
-from pipelines.evaluation.report import Example, metric_table, write_report
+from pipelines.evaluation.report import Example, metric_table
 from pipelines.evaluation.results import Curve, EvaluationResult, content_hash
 from pipelines.evaluation.statistics import Estimate
-from scripts.evaluation_run import check_held_out, compare_files, default_workers, measure_all, write_times
+from scripts.evaluation_run import check_held_out, compare_files, default_workers, measure_all, write_evaluation
 
 RECORDED_SETTINGS = (
     "num_prompts",
@@ -55,6 +61,7 @@ RECORDED_SETTINGS = (
     "audio_length_in_s",
     "num_inference_steps",
     "guidance_scale",
+    "num_edits",
     "held_out_embedding",
     "num_replicates",
     "seed",
@@ -91,6 +98,8 @@ class GenerationEvaluationConfig:
     """Other numbers of steps, for the curve."""
     num_curve_prompts: int = 8
     """The first so many prompts are in the curve, with one piece each."""
+    num_edits: int = 8
+    """The first so many prompts also get a loop, and an edit: the middle third of their first piece made anew."""
     embeddings: tuple[str, ...] = ("musicnn-msd", "basic-pitch")
     """Embedding models; see pipelines/evaluation/embeddings.py."""
     held_out_embedding: str | None = "basic-pitch"
@@ -175,7 +184,18 @@ class Run:
             self.times[f"{steps} steps"] = {"seconds per piece": seconds}
             if is_main:
                 self.pieces["generated"] = pieces
+        self._edit(pipe)
         return pipe.sample_rate
+
+    def _edit(self, pipe: Music2LatentPipeline) -> None:
+        """Pieces with seams, to hear whether they show."""
+        config, requests = self.config, self.requests[: self.config.num_edits]
+        settings: dict[str, Any] = {"num_inference_steps": config.num_inference_steps}
+        settings |= {"guidance_scale": config.guidance_scale, "seed": config.seed}
+        firsts = [piece for piece in self.pieces["generated"] if piece.name.endswith("-0")][: len(requests)]
+        folder = config.output_dir / "audio"
+        self.pieces["edits"] = edited_pieces(pipe, requests, firsts, folder / "edits", **settings)
+        self.pieces["loops"] = loop_pieces(pipe, requests, folder / "loops", config.audio_length_in_s, **settings)
 
     def _map(self, function: Callable[[Any], Any], jobs: Sequence[Any], name: str) -> list[Any]:
         return measure_all(
@@ -275,12 +295,12 @@ class Run:
         return list(rows.values())
 
 
-def pictures(result: EvaluationResult) -> dict[str, Figure]:
-    """Pictures by file name."""
+def pictures(result: EvaluationResult) -> dict[str, tuple[str, Figure]]:
+    """Pictures by file name, with their headings."""
     shown = [name for name in result.metrics if name.startswith(("FAD", "KAD")) or name.endswith("gain")]
-    found = {"quality": overview_figure(result, shown)}
+    found = {"quality": ("Distances and agreement with 95 % intervals", overview_figure(result, shown))}
     if result.curves:
-        found["curves"] = curve_figure(result.curves)
+        found["curves"] = ("Quality against sampling steps", curve_figure(result.curves))
     return found
 
 
@@ -294,23 +314,17 @@ def main(config: GenerationEvaluationConfig) -> Path:
     started = time.perf_counter()
     run = Run(config)
     result = run.measure()
-    result.save(config.output_dir / "results.json")
-    figures = pictures(result)
-    for name, figure in figures.items():
-        figure.savefig(config.output_dir / f"{name}.png", dpi=110)
-    write_report(
-        config.output_dir / "report.html",
+    write_evaluation(
+        config.output_dir,
         result,
         title=f"Generated music, {len(run.requests)} requests",
-        figures={"Distances and agreement with 95 % intervals": figures["quality"]}
-        | ({"Quality against sampling steps": figures["curves"]} if "curves" in figures else {}),
+        figures=pictures(result),
         examples=run.examples(result),
         sample_rate=run.sample_rate,
         times=run.times,
+        total_seconds=time.perf_counter() - started,
     )
-    write_times(config.output_dir / "times.json", run.times, time.perf_counter() - started)
     print(metric_table(result))
-    print(f"report: {config.output_dir / 'report.html'}")
     return config.output_dir / "results.json"
 
 

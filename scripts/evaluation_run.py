@@ -1,4 +1,4 @@
-"""What the evaluation scripts share: processes that measure, comparing two results, writing times."""
+"""What the evaluation scripts share: processes that measure, comparing two results, writing them."""
 
 import json
 import multiprocessing
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from pipelines.evaluation.report import comparison_page
+from pipelines.evaluation.report import Example, comparison_page, write_report
 from pipelines.evaluation.results import EvaluationResult, compare, comparison_table, is_paired
 
 Job = TypeVar("Job")
@@ -73,6 +74,41 @@ def check_held_out(held_out: str | None, embeddings: Sequence[str]) -> None:
         raise ValueError(f"held_out_embedding {held_out!r} is not among the embeddings {list(embeddings)}")
 
 
-def write_times(path: Path, measured: Mapping[str, Mapping[str, float]], total_seconds: float) -> None:
-    """Times go beside the results, which are the same at every run."""
-    path.write_text(json.dumps({"total seconds": round(total_seconds, 1), "systems": measured}, indent=1) + "\n")
+def write_evaluation(
+    folder: Path,
+    result: EvaluationResult,
+    *,
+    title: str,
+    figures: Mapping[str, tuple[str, Figure]],
+    examples: Sequence[Example],
+    sample_rate: int,
+    times: Mapping[str, Mapping[str, float]],
+    total_seconds: float,
+) -> None:
+    """Write results.json, the pictures, report.html and times.json.
+
+    Args:
+        folder: where to.
+        result: all figures.
+        title: of the report.
+        figures: pictures by file name, each with its heading in the report.
+        examples: for the report.
+        sample_rate: of the examples, Hz.
+        times: seconds or rates by system; they go beside the results, which are the same at every run.
+        total_seconds: of the whole evaluation.
+    """
+    result.save(folder / "results.json")
+    for name, (_, figure) in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=110)
+    write_report(
+        folder / "report.html",
+        result,
+        title=title,
+        figures=dict(figures.values()),
+        examples=examples,
+        sample_rate=sample_rate,
+        times=times,
+    )
+    table = {"total seconds": round(total_seconds, 1), "systems": times}
+    (folder / "times.json").write_text(json.dumps(table, indent=1) + "\n")
+    print(f"report: {folder / 'report.html'}")

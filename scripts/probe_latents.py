@@ -9,7 +9,6 @@ log-mel spectrograms. The folder is captioned clips (AudioFolder layout) with la
 Needs ``pip install -e '.[eval]'``.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from jsonargparse import auto_cli, set_parsing_settings
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from autoencoder import Music2LatentAutoencoder
+from autoencoder.recordings import Recordings, open_recordings
 from pipelines.evaluation.coding import read_excerpt
 from pipelines.evaluation.figures import probe_figure
 from pipelines.evaluation.probes import FEATURES, NUM_FOLDS, clip_vectors, probe, random_encoder, tasks
@@ -37,8 +37,8 @@ class ProbeConfig:
 
     autoencoder: Path | None = None
     """Folder of the codec."""
-    data_dir: Path = Path("scripts/demo_music/train")
-    """Captioned clips with labels."""
+    data_dir: str | Path = Path("scripts/demo_music/train")
+    """Captioned clips with labels: a folder with metadata.jsonl, or WebDataset shards."""
     output_dir: Path = Path("outputs/evaluation/probes")
     """Gets results.json, report.html and a PNG picture."""
     seconds: float = 10.0
@@ -53,38 +53,40 @@ class ProbeConfig:
     """Two results.json to compare instead of probing."""
 
 
-_state: tuple[ProbeConfig, Music2LatentAutoencoder, Music2LatentAutoencoder] | None = None
+_state: tuple[ProbeConfig, Recordings, Music2LatentAutoencoder, Music2LatentAutoencoder] | None = None
 
 
 def _start(config: ProbeConfig) -> None:
     global _state
     model = Music2LatentAutoencoder.from_pretrained(config.autoencoder).eval()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    _state = (config, model.to(device), random_encoder(model, config.seed).to(device))
+    _state = (config, recordings(config), model.to(device), random_encoder(model, config.seed).to(device))
 
 
-def _vectors(path: Path) -> tuple[str, dict[str, np.ndarray]]:
+def _vectors(index: int) -> tuple[str, dict[str, np.ndarray]]:
     assert _state is not None
-    config, model, random_model = _state
+    config, clips, model, random_model = _state
     sample_rate = model.config.sample_rate
-    waveform = read_excerpt(path, sample_rate, config.seconds, mix_down=True)
+    waveform = read_excerpt(clips, index, sample_rate, config.seconds, mix_down=True)
     return content_hash(waveform.numpy()), clip_vectors(waveform, sample_rate, model, random_model)
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Labels of the clips.
+def recordings(config: ProbeConfig) -> Recordings:
+    """The clips."""
+    return open_recordings(config.data_dir, config.output_dir / "shards")
+
+
+def read_records(clips: Recordings, source: str | Path) -> dict[int, dict[str, Any]]:
+    """Labels of the clips that have some, by index.
 
     Raises:
-        ValueError: there is no metadata.jsonl, or it names a file that is not there.
+        ValueError: none has.
     """
-    path = folder / "metadata.jsonl"
-    if not path.is_file():
-        raise ValueError(f"{folder} has no metadata.jsonl with the clips' labels; make_demo_dataset.py writes one")
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    missing = [record["file_name"] for record in records if not (folder / record["file_name"]).is_file()]
-    if missing:
-        raise ValueError(f"{path} names {len(missing)} files that are not there, the first is {missing[0]!r}")
-    return records
+    records = {index: clips.facts(index) for index in range(len(clips))}
+    labelled = {index: facts for index, facts in records.items() if set(facts) - {"file_name"}}
+    if not labelled:
+        raise ValueError(f"no clip of {source} has labels; make_demo_dataset.py writes them, into metadata.jsonl")
+    return labelled
 
 
 def collect(
@@ -99,7 +101,12 @@ def collect(
     groups = [str(record.get("piece", record["file_name"])) for record in records]
     result = EvaluationResult(
         kind="probes",
-        settings={"data": config.data_dir.name, "seconds": config.seconds, "folds": NUM_FOLDS, "seed": config.seed},
+        settings={
+            "data": Path(config.data_dir).name,
+            "seconds": config.seconds,
+            "folds": NUM_FOLDS,
+            "seed": config.seed,
+        },
         items={record["file_name"]: content for record, (content, _) in zip(records, measured, strict=True)},
         systems={name: SystemResult() for name in FEATURES},
     )
@@ -121,16 +128,16 @@ def main(config: ProbeConfig) -> Path:
         return compare_files(*config.compare, config.output_dir)
     if config.autoencoder is None:
         raise ValueError("pass --autoencoder, the folder of the codec whose latents are probed")
-    records = read_records(config.data_dir)
+    records = read_records(recordings(config), config.data_dir)
     measured = measure_all(
         _vectors,
-        [config.data_dir / record["file_name"] for record in records],
+        list(records),
         start=_start,
         arguments=(config,),
         num_workers=config.num_workers or (1 if torch.cuda.is_available() else default_workers()),
         name="clips",
     )
-    result = collect(config, records, measured)
+    result = collect(config, list(records.values()), measured)
     result.save(config.output_dir / "results.json")
     scores = {
         task: {name: system.estimates[task] for name, system in result.systems.items()} for task in result.metrics
@@ -141,7 +148,7 @@ def main(config: ProbeConfig) -> Path:
     write_report(
         config.output_dir / "report.html",
         result,
-        title=f"Linear probes on {config.data_dir.name}",
+        title=f"Linear probes on {Path(config.data_dir).name}",
         figures={"Scores with 95 % intervals; the dashed line is chance": figure},
         examples=[],
         sample_rate=0,

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from autoencoder import Music2LatentAutoencoder
-from autoencoder.audio import read_audio
 from autoencoder.metrics import reconstruction_metrics
+from autoencoder.recordings import Recordings, read_recording
 from pipelines.evaluation.distances import frechet_estimate, kernel_estimate
 from pipelines.evaluation.embeddings import EmbeddingModel
 from pipelines.evaluation.listening import loudness, side_level, visqol
@@ -57,9 +56,11 @@ class FileResult:
     embeddings: dict[str, dict[str, Float[np.ndarray, "windows dim"]]]
 
 
-def read_excerpt(path: Path, sample_rate: int, seconds: float, *, mix_down: bool) -> Float[Tensor, "channels samples"]:
-    """The middle of a file, or all of a shorter one."""
-    waveform = read_audio(path, sample_rate)
+def read_excerpt(
+    recordings: Recordings, index: int, sample_rate: int, seconds: float, *, mix_down: bool
+) -> Float[Tensor, "channels samples"]:
+    """The middle of a recording, or all of a shorter one."""
+    waveform = read_recording(recordings, index, sample_rate)
     length = min(waveform.shape[-1], round(seconds * sample_rate))
     start = (waveform.shape[-1] - length) // 2
     excerpt = waveform[:, start : start + length]

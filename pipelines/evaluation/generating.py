@@ -3,12 +3,13 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from autoencoder.audio import write_audio
+from autoencoder.audio import read_audio, write_audio
 from pipelines.evaluation.agreement import Request
 from pipelines.evaluation.pieces import Piece, read_requests
 from pipelines.pipeline_music2latent import Music2LatentPipeline
@@ -51,6 +52,46 @@ def generate_pieces(
             write_audio(path, waveform, pipe.sample_rate)
             pieces.append(Piece(path.stem, path, index, audio_length_in_s))
     return pieces, elapsed / len(pieces)
+
+
+def edited_pieces(
+    pipe: Music2LatentPipeline, requests: Sequence[Request], originals: Sequence[Piece], folder: Path, **settings: Any
+) -> list[Piece]:
+    """Each original with its middle third made anew; ``settings`` are arguments of the pipeline's call."""
+    pieces = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for original in tqdm(originals, desc="editing", unit="piece"):
+        waveform, path = read_audio(original.path, pipe.sample_rate), folder / original.path.name
+        third = waveform.shape[-1] / pipe.sample_rate / 3
+        seams = (third, 2 * third)
+        _write(pipe, requests[original.request], path, audio=waveform, regions=[seams], **settings)
+        pieces.append(Piece(path.stem, path, original.request, 3 * third, seams))
+    return pieces
+
+
+def loop_pieces(
+    pipe: Music2LatentPipeline, requests: Sequence[Request], folder: Path, audio_length_in_s: float, **settings: Any
+) -> list[Piece]:
+    """One loop for each request; ``settings`` are arguments of the pipeline's call."""
+    pieces = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, request in enumerate(tqdm(requests, desc="loops", unit="piece")):
+        path = folder / f"{index:03d}.wav"
+        _write(pipe, request, path, loop=True, audio_length_in_s=audio_length_in_s, **settings)
+        pieces.append(Piece(path.stem, path, index, audio_length_in_s, is_loop=True))
+    return pieces
+
+
+def _write(pipe: Music2LatentPipeline, request: Request, path: Path, *, seed: int, **arguments: Any) -> None:
+    (audio,) = pipe(
+        request.text,
+        tempo=request.tempo,
+        key=request.key,
+        generator=torch.Generator().manual_seed(seed),
+        return_dict=False,
+        **arguments,
+    )
+    write_audio(path, torch.as_tensor(audio)[0], pipe.sample_rate)
 
 
 def finished_pieces(folder: Path) -> tuple[list[Piece], list[Request]]:

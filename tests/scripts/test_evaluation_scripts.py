@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,30 @@ def test_evaluating_a_codec_twice_writes_the_same_results(codec: Music2LatentAut
     assert {path.name for path in (tmp_path / "first").glob("*.png")} == {"quality.png", "curves.png"}
 
 
+def test_shards_are_evaluated_as_the_files_that_they_hold(tmp_path: Path) -> None:
+    music, shards = write_clips(tmp_path / "music", 4), tmp_path / "shards"
+    shards.mkdir()
+    with tarfile.open(shards / "000000.tar", "w") as archive:
+        for path in sorted(music.glob("*.wav")):
+            archive.add(path, arcname=path.name)
+    config = AutoencoderEvaluationConfig(
+        data_dir=music,
+        output_dir=tmp_path / "of_files",
+        opus_kbps=(12.0,),
+        num_visqol_files=0,
+        embeddings=(),
+        held_out_embedding=None,
+        num_replicates=20,
+        num_examples=1,
+        num_workers=1,
+    )
+    of_files = EvaluationResult.load(evaluate_autoencoder.main(config))
+    config = dataclasses.replace(config, data_dir=shards, output_dir=tmp_path / "of_shards")
+    of_shards = EvaluationResult.load(evaluate_autoencoder.main(config))
+    assert len(of_shards.items) == 4
+    assert set(of_shards.items.values()) == set(of_files.items.values())
+
+
 def test_two_codecs_are_compared_and_the_opus_beside_them_is_equal(
     codec: Music2LatentAutoencoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,6 +139,7 @@ def test_evaluating_a_pipeline(pipeline: Music2LatentPipeline, tmp_path: Path) -
         audio_length_in_s=0.5,
         num_inference_steps=2,
         steps_curve=(1,),
+        num_edits=2,
         embeddings=("basic-pitch",),
         num_replicates=50,
         num_examples=1,
@@ -121,7 +147,10 @@ def test_evaluating_a_pipeline(pipeline: Music2LatentPipeline, tmp_path: Path) -
     )
     path = evaluate_generation.main(config)
     result = EvaluationResult.load(path)
-    assert list(result.systems) == ["generated", "real"]
+    assert list(result.systems) == ["generated", "edits", "loops", "real"]
+    assert 0 <= result.systems["edits"].estimates["seam rank"].value <= 1
+    assert 0 <= result.systems["loops"].estimates["loop seam rank"].value <= 1
+    assert {result.systems[name].facts["pieces"] for name in ("edits", "loops")} == {"2"}
     generated, real = result.systems["generated"].estimates, result.systems["real"].estimates
     assert generated["duration error (s)"].value == pytest.approx(0, abs=1e-4)
     assert {"key (weighted), gain", "FAD basic-pitch", "diversity of seeds basic-pitch"} <= set(generated)
@@ -180,9 +209,10 @@ def test_impossible_requests_say_what_to_do(tmp_path: Path) -> None:
         evaluate_generation.main(GenerationEvaluationConfig())
     with pytest.raises(ValueError, match="'clap:x' is not among the embeddings"):
         evaluate_autoencoder.main(AutoencoderEvaluationConfig(held_out_embedding="clap:x"))
-    with pytest.raises(ValueError, match=r"has no metadata\.jsonl with the clips' labels"):
-        probe_latents.main(ProbeConfig(autoencoder=tmp_path, data_dir=tmp_path))
     folder = write_clips(tmp_path / "short", 4, seconds=0.5)
+    (folder / "metadata.jsonl").rename(tmp_path / "elsewhere.jsonl")
+    with pytest.raises(ValueError, match=r"no clip of .*short has labels"):
+        probe_latents.main(ProbeConfig(autoencoder=tmp_path, data_dir=folder))
     config = AutoencoderEvaluationConfig(data_dir=folder, output_dir=tmp_path, num_workers=1)
     with pytest.raises(ValueError, match=r"00\.wav has 0\.50 s; 1 s is the least"):
         evaluate_autoencoder.main(config)

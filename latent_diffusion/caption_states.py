@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from latent_diffusion.text import encode_text
+from latent_diffusion.text import encode_text, text_width
 
 TEXT_BATCH = 64
 STATES, INDEX = "states.f16", "index.json"
@@ -44,7 +44,7 @@ def encode_captions(
     captions: Sequence[str], tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, cache_dir: Path
 ) -> CaptionStates:
     """States of every caption, from ``cache_dir`` if they are there. One process at a time must call this."""
-    name = json.dumps([encoder.config.name_or_path, encoder.config.hidden_size, list(captions)])
+    name = json.dumps([encoder.config.name_or_path, text_width(encoder), list(captions)])
     folder = cache_dir / hashlib.sha256(name.encode()).hexdigest()[:16]
     if not folder.is_dir():
         partial = folder.with_suffix(".partial")

@@ -39,7 +39,7 @@ from latent_diffusion.caption_states import encode_captions
 from latent_diffusion.data import LatentClips, Place
 from latent_diffusion.lora import add_lora, save_lora
 from latent_diffusion.objective import FlowObjective
-from latent_diffusion.text import DEFAULT_TEXT_ENCODER, load_text_encoder
+from latent_diffusion.text import DEFAULT_TEXT_ENCODER, load_text_encoder, text_width
 from pipelines import Music2LatentPipeline
 
 VALIDATION_DRAWS = 8  # times and noises per held-out clip: the loss of a single draw varies too much
@@ -110,7 +110,7 @@ def build_model(config: LatentDiTTrainingConfig, data: LatentClips, text_encoder
     codec, longest = data.codec, max(item.latents.shape[1] for item in data.items)
     return LatentDiT(
         in_channels=codec.latent_channels,
-        cross_attention_dim=text_encoder.config.hidden_size,
+        cross_attention_dim=text_width(text_encoder),
         latents_mean=data.statistics.mean,
         latents_std=data.statistics.std,
         latent_rate=codec.latent_rate,

@@ -47,7 +47,6 @@ def encode(run: Run) -> bool:
     for split in ("train", "test"):
         folder = run / "latents" / split
         if not (folder / "statistics.json").is_file():
-            shutil.rmtree(folder, ignore_errors=True)
             options = ["--data_dir", str(run / "music" / split), "--autoencoder", str(run / "codec/autoencoder")]
             options += ["--output_dir", str(folder), "--mix_down", "true"]
             if not run.call(run.script("encode_dataset.py", *options)):

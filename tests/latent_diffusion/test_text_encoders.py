@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.models.t5gemma.configuration_t5gemma import T5GemmaModuleConfig
 
+from latent_diffusion.caption_states import encode_captions
 from latent_diffusion.text import encode_text, load_text_encoder, text_width
 from pipelines import Music2LatentPipeline
 from tests.conftest import WORDS
@@ -85,6 +86,8 @@ def test_a_family_is_found_by_its_folder_and_knows_its_width(family, tmp_path):
     states, mask = encode_text(tokenizer, encoder, ["lofi piano", ""])
     assert states.shape == (2, 3, 32)
     assert mask.tolist() == [[True] * 3, [True, False, False]]
+    captions = encode_captions(["lofi piano", ""], tokenizer, encoder, tmp_path / "captions")
+    assert_close(captions["lofi piano"].float(), states[0], rtol=1e-2, atol=1e-2)  # kept in half precision
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,6 +11,25 @@ from autoencoder.consistency import GapSchedule, NoiseDensity, consistency_loss
 from autoencoder.metrics import multi_resolution_stft_distances
 from autoencoder.model import Music2LatentAutoencoder
 
+MAGNITUDE_FLOOR = 0.02
+"""Of the compressed spectrogram; about -98 dB of full scale."""
+
+
+def log_magnitudes(
+    spectrogram: Float[Tensor, "batch 2 bins frames"],
+) -> Float[Tensor, "batch 1 bins frames"]:
+    """Natural logarithm of the compressed magnitudes, with a floor."""
+    return (spectrogram.square().sum(1, keepdim=True).sqrt() + MAGNITUDE_FLOOR).log()
+
+
+class MagnitudeHead(nn.Conv2d):
+    """Reads log magnitudes from the full-resolution map."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, 1, 3, padding=1)
+        assert self.bias is not None
+        nn.init.constant_(self.bias, -2.6)  # their mean on music; else the first steps only learn it
+
 
 class ConsistencyObjective(nn.Module):
     """Consistency loss of the whole autoencoder on a batch of crops.
@@ -23,6 +42,11 @@ class ConsistencyObjective(nn.Module):
             crop. Consistency brings the truth up from the lowest noise level, hop by hop, and single-step decoding
             starts at the highest: a short training never gets there. The spectral distance asks for the right
             magnitudes at every level at once, and leaves the phases to the noise. 0: the published objective.
+        magnitude_weight: weight of the squared error of the log magnitudes that a convolution reads from the
+            full-resolution map. It reaches the encoder without noise and without the denoiser in between, so that
+            the latents carry the music after some hundred steps. The convolution is not exported.
+        magnitude_share: first part of the training in which there is nothing but the magnitudes. The denoiser costs
+            most of a step and learns little until the maps say something.
 
     It is a module so that Accelerate wraps one ``forward`` that holds every network call of a training step: mixed
     precision and gradient synchronisation then cover the encoder as well.
@@ -34,12 +58,16 @@ class ConsistencyObjective(nn.Module):
         gap: GapSchedule,
         density: NoiseDensity | None = None,
         spectral_weight: float = 0.0,
+        magnitude_weight: float = 0.0,
+        magnitude_share: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self.gap = gap
         self.density = density or NoiseDensity(model.ramp)
         self.spectral_weight = spectral_weight
+        self.magnitude_weight, self.magnitude_share = magnitude_weight, magnitude_share
+        self.magnitude_head = MagnitudeHead(model.levels.channels[0]) if magnitude_weight else None
         self._no_split_modules = model._no_split_modules  # what FSDP wraps one by one
 
     def forward(
@@ -65,13 +93,23 @@ class ConsistencyObjective(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._trains_encoder()):
             latents = model.encode_spectrogram(x0)
         maps = model.make_maps(latents)
+        magnitude_losses = self._magnitude_losses(maps[0], x0)
+        if progress < self.magnitude_share:
+            # zero times the denoiser: several processes wait for a gradient of every parameter
+            return magnitude_losses + 0 * sum(one.sum() for one in model.denoiser.parameters()), t_high
         losses, estimate = consistency_loss(
             lambda x, sigma: model.denoise(x, sigma, maps), x0, noise, ramp.sigma(t_low), ramp.sigma(t_high)
         )
         if self.spectral_weight:
             inverse = model.spectrogram.inverse
             losses = losses + self.spectral_weight * multi_resolution_stft_distances(inverse(estimate), inverse(x0))
-        return losses, t_high
+        return losses + magnitude_losses, t_high
+
+    def _magnitude_losses(self, full_map: Tensor, x0: Tensor) -> Float[Tensor, " batch"]:
+        if self.magnitude_head is None:
+            return x0.new_zeros(len(x0))
+        error = self.magnitude_head(full_map).float() - log_magnitudes(x0)
+        return self.magnitude_weight * error.square().flatten(1).mean(1)
 
     def _trains_encoder(self) -> bool:
         return any(parameter.requires_grad for parameter in self.model.encoder.parameters())

@@ -61,6 +61,7 @@ RECORDED_SETTINGS = (
     "audio_length_in_s",
     "num_inference_steps",
     "guidance_scale",
+    "give_numbers",
     "num_edits",
     "held_out_embedding",
     "num_replicates",
@@ -94,6 +95,8 @@ class GenerationEvaluationConfig:
     """Sampling steps."""
     guidance_scale: float = 4.0
     """Weight of the request."""
+    give_numbers: bool = True
+    """Pass tempo and key of the requests as numbers too, beside the text."""
     steps_curve: tuple[int, ...] = (5, 10, 50)
     """Other numbers of steps, for the curve."""
     num_curve_prompts: int = 8
@@ -177,6 +180,7 @@ class Run:
                 audio_length_in_s=config.audio_length_in_s,
                 num_inference_steps=steps,
                 guidance_scale=config.guidance_scale,
+                give_numbers=config.give_numbers,
                 seed=config.seed,
             )
             firsts = [piece for piece in pieces if piece.name.endswith("-0")]

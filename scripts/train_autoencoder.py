@@ -67,6 +67,11 @@ class AutoencoderTrainingConfig(TrainingConfig):
     spectral_weight: float = 0.0
     """Weight of a spectral distance to the clean crop, beside the consistency loss: 0 as published, some hundreds in
     trainings that are too short for consistency to carry the truth up to the noise level where decoding starts."""
+    magnitude_weight: float = 0.0
+    """Weight of the log magnitudes that are read from the denoiser's full-resolution map: 0 as published, some
+    hundreds in short trainings, whose encoder learns nothing for long otherwise."""
+    magnitude_share: float = 0.0
+    """First part of the training with nothing but these magnitudes; its steps cost less than half."""
     freeze_encoder: bool = False
     """Train only the decoder and the denoiser, so that latents stay valid; with --init_from."""
     first_gap: float = 0.1
@@ -88,6 +93,11 @@ class AutoencoderTrainingConfig(TrainingConfig):
         super().__post_init__()
         if self.freeze_encoder and self.init_from is None:
             raise ValueError("freeze_encoder keeps the encoder of a trained codec; give one with --init_from")
+        if not 0 <= self.magnitude_share < 1 or (self.magnitude_share and not self.magnitude_weight):
+            raise ValueError(
+                "magnitude_share must be from 0 to below 1 and needs a magnitude_weight, "
+                f"got {self.magnitude_share} and {self.magnitude_weight}"
+            )
 
 
 def crop_samples(model: Music2LatentAutoencoder) -> int:
@@ -190,11 +200,18 @@ def main(config: AutoencoderTrainingConfig) -> Path | None:
         model.save_pretrained(folder)
         return folder
 
-    parameters = trained_parameters(model)
-    density = NoiseDensity(model.ramp, config.noise_log_mean, config.noise_log_std)
+    objective = ConsistencyObjective(
+        model,
+        gap,
+        NoiseDensity(model.ramp, config.noise_log_mean, config.noise_log_std),
+        spectral_weight=config.spectral_weight,
+        magnitude_weight=config.magnitude_weight,
+        magnitude_share=config.magnitude_share,
+    )
+    parameters = trained_parameters(objective)
     task = Task(
         model=model,
-        objective=ConsistencyObjective(model, gap, density, config.spectral_weight),
+        objective=objective,
         optimizer=torch.optim.RAdam(parameters, lr=config.learning_rate, betas=(0.9, config.adam_beta2), foreach=True),
         dataset=dataset,
         validate=validate_all,

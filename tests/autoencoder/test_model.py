@@ -137,6 +137,33 @@ def test_the_spectral_term_trains_on_silence(codec: Music2LatentAutoencoder) -> 
         assert parameter.grad.isfinite().all(), name
 
 
+def test_the_first_share_of_the_training_is_about_magnitudes_only(codec: Music2LatentAutoencoder) -> None:
+    objective = ConsistencyObjective(codec.train(), GapSchedule(), magnitude_weight=3.0, magnitude_share=0.5)
+    batch = {"waveform": torch.cat([tone(300.0, 0.1), tone(500.0, 0.1)])[:, : codec.spectrogram.num_samples(16)]}
+
+    def losses(progress: float) -> torch.Tensor:
+        return objective(batch, [torch.Generator().manual_seed(k) for k in range(2)], progress)[0]
+
+    losses(0.2).mean().backward()
+    for name, parameter in objective.named_parameters():
+        assert parameter.grad is not None, name  # or several processes would wait for it
+        assert bool(parameter.grad.abs().max() > 0) == ("denoiser" not in name), name
+    x0 = codec.spectrogram(batch["waveform"])
+    read = objective.magnitude_head(codec.make_maps(codec.encode_spectrogram(x0))[0])
+    wanted = (x0.norm(dim=1, keepdim=True) + 0.02).log()
+    torch.testing.assert_close(losses(0.2), 3 * (read - wanted).square().flatten(1).mean(1), rtol=1e-4, atol=1e-4)
+    published = ConsistencyObjective(codec, GapSchedule())
+    alone = published(batch, [torch.Generator().manual_seed(k) for k in range(2)], 0.5)[0]
+    torch.testing.assert_close(losses(0.5) - alone, losses(0.2), rtol=1e-4, atol=1e-3)
+
+
+def test_of_a_new_codec_only_the_denoiser_is_silent() -> None:
+    model = Music2LatentAutoencoder(**TINY_CODEC)
+    for name, parameter in model.named_parameters():
+        if name.endswith("conv2.weight"):
+            assert bool(parameter.any()) == (not name.startswith("denoiser")), name
+
+
 def test_the_loss_of_an_item_does_not_depend_on_its_batch(codec: Music2LatentAutoencoder) -> None:
     objective = ConsistencyObjective(codec, GapSchedule())
     waveforms = torch.cat([tone(300.0, 0.1), tone(500.0, 0.1)])[:, : codec.spectrogram.num_samples(16)]

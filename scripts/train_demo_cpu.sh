@@ -1,0 +1,28 @@
+#!/bin/sh
+# The bundled model, as two CPU cores train it in about an hour and a half; scripts/train_demo.sh is for a GPU. Stopped, it
+# goes on. Needs the extras train and demo, and Debian's mma, libfluidsynth3, hyperrogue-music and
+# musescore-general-soundfont-small.
+#
+#     sh scripts/train_demo_cpu.sh outputs/demo_cpu
+set -eu
+out=${1:-outputs/demo_cpu}
+scripts=$(dirname "$0")
+python=${PYTHON:-python}
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-$("$python" -c 'import os; print(os.cpu_count())')}
+export OMP_NUM_THREADS
+clips="--channels 1 --format wav --clip_seconds 10"
+
+[ -f "$out/music/LICENSE" ] || "$python" "$scripts/make_demo_dataset.py" --output_dir "$out/music" --minutes 240 \
+    --sources '[patterns, grooves]' --shares '[3, 1]' --test_fraction 0.06 --seed 5 $clips
+[ -f "$out/recordings/LICENSE" ] || "$python" "$scripts/make_demo_dataset.py" --output_dir "$out/recordings" \
+    --minutes 30 --sources '[recordings]' --packages '[hyperrogue-music]' --test_fraction 0.1 $clips
+
+mkdir -p "$out/codec_music"
+ln -sfn "$(realpath "$out/music/train")" "$out/codec_music/synth"
+for copy in 1 2 3; do # recordings are few, and the harder part
+    ln -sfn "$(realpath "$out/recordings/train")" "$out/codec_music/rec$copy"
+done
+"$python" "$scripts/train_autoencoder.py" --config "$scripts/configs/autoencoder_demo.yaml" --max_steps 2700 \
+    --batch_size 4 --warmup_steps 30 --ema_decay 0.995 --last_gap 0.1 --magnitude_share 0.5 --mixed_precision no \
+    --num_workers 1 --log_every 20 --validate_every 600 --checkpoint_every 150 \
+    --data_dir "$out/codec_music" --validation_dir "$out/music/test" --output_dir "$out/codec"

@@ -22,11 +22,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from autoencoder.chunking import Windows
-from autoencoder.coding import CodingMixin, Generators, SampleBuffer
+from autoencoder.coding import CodingMixin, Generators
 from autoencoder.consistency import NoiseRamp, precondition
 from autoencoder.conversion import from_original_state_dict, read_original_checkpoint, to_original_state_dict
 from autoencoder.networks import Denoiser, Encoder, LatentDecoder, Levels, Maps, Spectrogram
 from autoencoder.noise import draw_seeds, place_noise
+from autoencoder.sample_buffer import SampleBuffer
 from autoencoder.spectrogram import ComplexSpectrogram
 
 

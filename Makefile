@@ -1,15 +1,19 @@
-# make demo   the whole chain: a codec, a transformer, a pipeline, three pieces of music in outputs/demo
-# make test   linters, types and tests, as in CI
-# Both install into .venv first, where that has not been done.
+# make demo    three pieces of music from the bundled model, in outputs/demo
+# make chain   a small codec and transformer trained on the bundled music, and three pieces, in outputs/chain
+# make test    linters, types and tests, as in CI
+# All install into .venv first, where that has not been done.
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test install clean
+.PHONY: demo chain test install clean
 
 demo: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/demo.sh outputs/demo
+
+chain: $(INSTALLED)
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/train_small.sh outputs/chain
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .

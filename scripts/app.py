@@ -1,6 +1,6 @@
 """A page to play with: generate music from text, and edit audio, in the browser.
 
-    python scripts/app.py --pipeline outputs/demo/pipeline
+    python scripts/app.py
 
 Needs the extra `app`. The page is served on this machine only unless --host says otherwise, and loads nothing from
 elsewhere.
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from autoencoder.audio import resample
 from autoencoder.figures import spectrogram_figure
 from latent_diffusion.conditions import KEYS, MAX_TEMPO, MIN_TEMPO
-from pipelines import Music2LatentPipeline
+from pipelines import DEMO_MODEL, Music2LatentPipeline
 
 REPLACE, CONTINUE, LEAD_UP, VARY = "replace the region", "continue it", "lead up to it", "vary all of it"
 FREE = "free"
@@ -163,7 +163,7 @@ def _editing(longest: float) -> list[Any]:
 
 def main(
     *,
-    pipeline: Path = Path("outputs/demo/pipeline"),
+    pipeline: Path = DEMO_MODEL,
     host: str = "127.0.0.1",
     port: int = 7860,
     dtype: str = "float32",
@@ -171,13 +171,13 @@ def main(
     """Serve the page until it is stopped.
 
     Args:
-        pipeline: folder of a saved pipeline; the default is where `make demo` puts it.
+        pipeline: folder of a saved pipeline; the default is the bundled model.
         host: address to serve on; 0.0.0.0 lets other machines in.
         port: port to serve on.
         dtype: float32, or bfloat16 on a GPU that has it.
     """
     if not pipeline.is_dir():
-        raise ValueError(f"there is no pipeline folder {pipeline}; `make demo` makes outputs/demo/pipeline")
+        raise ValueError(f"there is no pipeline folder {pipeline}; the bundled one is {DEMO_MODEL}")
     pipe = Music2LatentPipeline.from_pretrained(pipeline, dtype=getattr(torch, dtype))
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["monospace"])

@@ -1,6 +1,6 @@
 """Measure one call of the pipeline: cold start, time of each stage, time to the first audio, peak memory.
 
-    python scripts/benchmark_pipeline.py --pipeline outputs/demo/pipeline --seconds 60
+    python scripts/benchmark_pipeline.py --pipeline pipelines/demo_model --seconds 60
 
 Each pass runs in a process of its own. `--untrained` instead of a folder takes models of a preset with random weights,
 which cost what trained ones cost:

@@ -1,6 +1,6 @@
 """Measure what each stage costs on this machine: training steps, coding and generating; one process each.
 
-    python scripts/benchmark_stages.py --pipeline outputs/demo/pipeline
+    python scripts/benchmark_stages.py --pipeline pipelines/demo_model
 
 Prints a table: median time of a training step, real-time factors (seconds of audio per second), peak memory of the
 process. Times of shared machines wander: compare figures of one run only.

@@ -1,6 +1,6 @@
 """Steps against quality for several schedulers of diffusers: the distance to where infinitely many steps would end.
 
-    python scripts/compare_schedulers.py --pipeline outputs/demo/pipeline
+    python scripts/compare_schedulers.py --pipeline pipelines/demo_model
 
 The flow is an ordinary differential equation, so every solver goes to the same latents if its steps are small enough.
 The table shows the mean distance to 500 Euler steps, relative to the spread of the latents, by the number of

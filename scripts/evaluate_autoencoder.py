@@ -1,6 +1,6 @@
 """Evaluate a codec on a folder of audio, beside Opus and the codec's own ceiling: JSON, pictures and an HTML report.
 
-    python scripts/evaluate_autoencoder.py --autoencoder outputs/demo/codec/autoencoder \
+    python scripts/evaluate_autoencoder.py --autoencoder pipelines/demo_model/autoencoder \
         --data_dir scripts/demo_music/test
 
     python scripts/evaluate_autoencoder.py --compare '[before/results.json, after/results.json]'

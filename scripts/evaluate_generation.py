@@ -1,6 +1,6 @@
 """Evaluate a pipeline on prompts, beside real clips: quality, agreement with the request, novelty, seams, cost.
 
-    python scripts/evaluate_generation.py --pipeline outputs/demo/pipeline
+    python scripts/evaluate_generation.py --pipeline pipelines/demo_model
 
     python scripts/evaluate_generation.py --audio_dir pieces_of_another_generator --reference_dir data/train
 

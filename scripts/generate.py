@@ -1,6 +1,6 @@
 """Text to an audio file and a picture of its spectrogram; audio can be edited and continued as well.
 
-    python scripts/generate.py "lofi piano beat" --pipeline outputs/demo/pipeline --output beat.wav
+    python scripts/generate.py "lofi piano beat" --output beat.wav
     python scripts/generate.py "lofi piano beat" --audio beat.wav --regions "[[2, 4]]" --output other_bar.wav
     python scripts/generate.py "lofi piano beat" --audio beat.wav --audio_length_in_s 20 --output longer.wav
 
@@ -18,13 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from autoencoder.audio import read_audio
 from autoencoder.figures import spectrogram_figure
-from pipelines import Music2LatentPipeline
+from pipelines import DEMO_MODEL, Music2LatentPipeline
 
 
 def main(
     prompt: str,
     *,
-    pipeline: Path = Path("outputs/demo/pipeline"),
+    pipeline: Path = DEMO_MODEL,
     output: Path = Path("music.wav"),
     audio_length_in_s: float | None = None,
     negative_prompt: str | None = None,
@@ -44,7 +44,7 @@ def main(
 
     Args:
         prompt: description of the music.
-        pipeline: folder of a saved pipeline; the default is where `make demo` puts it.
+        pipeline: folder of a saved pipeline; the default is the bundled model.
         output: .wav, .flac or .ogg file.
         audio_length_in_s: seconds of music; 10, or as long as the file to edit, if not given.
         negative_prompt: what to steer away from.
@@ -64,7 +64,7 @@ def main(
         The audio file.
     """
     if not pipeline.is_dir():
-        raise ValueError(f"there is no pipeline folder {pipeline}; `make demo` makes outputs/demo/pipeline")
+        raise ValueError(f"there is no pipeline folder {pipeline}; the bundled one is {DEMO_MODEL}")
     pipe = Music2LatentPipeline.from_pretrained(pipeline)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     if lora is not None:

@@ -1,6 +1,6 @@
 """Measure whether seams show: where a loop closes, beside edited regions, and between the windows of a long piece.
 
-    python scripts/measure_seams.py --pipeline outputs/demo/pipeline --output outputs/seams.json
+    python scripts/measure_seams.py --pipeline pipelines/demo_model --output outputs/seams.json
 
 At every place of a piece the jump is the mean distance between the log-mel spectra of the 50 ms before and after it. A
 seam passes if its jump is no larger than 95 % of the jumps elsewhere in its piece. A piece that is like any place of

@@ -1,7 +1,7 @@
 """What can be read from the codec's latents with a linear layer: instruments, tempo class, key, mode, style.
 
     python scripts/make_demo_dataset.py --output_dir data/probes --minutes 60 --test_fraction 0
-    python scripts/probe_latents.py --autoencoder outputs/demo/codec/autoencoder --data_dir data/probes/train
+    python scripts/probe_latents.py --autoencoder pipelines/demo_model/autoencoder --data_dir data/probes/train
 
 Latents and the wide features in front of the bottleneck are compared with the same encoder before training and with
 log-mel spectrograms. The folder is captioned clips (AudioFolder layout) with labels in metadata.jsonl: ``style``,

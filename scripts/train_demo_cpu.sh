@@ -26,3 +26,15 @@ done
     --batch_size 4 --warmup_steps 30 --ema_decay 0.995 --last_gap 0.1 --magnitude_share 0.5 --mixed_precision no \
     --num_workers 1 --log_every 20 --validate_every 600 --checkpoint_every 150 \
     --data_dir "$out/codec_music" --validation_dir "$out/music/test" --output_dir "$out/codec"
+for split in train test; do
+    "$python" "$scripts/encode_dataset.py" --data_dir "$out/music/$split" --autoencoder "$out/codec/autoencoder" \
+        --output_dir "$out/latents/$split"
+done
+"$python" "$scripts/train_latent_dit.py" --config "$scripts/configs/latent_dit_demo.yaml" \
+    --model '{num_layers: 6, num_attention_heads: 3}' --max_seconds 10 --max_steps 5000 --batch_size 16 \
+    --learning_rate 1.0e-3 --warmup_steps 100 --mixed_precision no --num_workers 0 --validate_every 2500 \
+    --data_dir "$out/latents/train" --validation_dir "$out/latents/test" --autoencoder "$out/codec/autoencoder" \
+    --output_dir "$out/dit"
+"$python" "$scripts/save_pipeline.py" --autoencoder "$out/codec/autoencoder" --transformer "$out/dit/transformer" \
+    --include_text_encoder false --dtype float16 --max_shard_size 15MB --output_dir "$out/model"
+echo "The model is $out/model; cp -r $out/model pipelines/demo_model bundles it."

@@ -31,8 +31,8 @@ for split in train test; do
         --output_dir "$out/latents/$split"
 done
 "$python" "$scripts/train_latent_dit.py" --config "$scripts/configs/latent_dit_demo.yaml" \
-    --model '{num_layers: 6, num_attention_heads: 3}' --max_seconds 10 --max_steps 5000 --batch_size 16 \
-    --learning_rate 1.0e-3 --warmup_steps 100 --mixed_precision no --num_workers 0 --validate_every 2500 \
+    --model '{num_layers: 6, num_attention_heads: 3}' --max_seconds 10 --max_steps 3500 --batch_size 16 \
+    --learning_rate 1.0e-3 --warmup_steps 100 --mixed_precision no --num_workers 0 --validate_every 1750 \
     --data_dir "$out/latents/train" --validation_dir "$out/latents/test" --autoencoder "$out/codec/autoencoder" \
     --output_dir "$out/dit"
 "$python" "$scripts/save_pipeline.py" --autoencoder "$out/codec/autoencoder" --transformer "$out/dit/transformer" \

@@ -55,7 +55,9 @@ class CodingMixin:
     def encode(
         self, waveform: Tensor, sample_rate: int | None = None, windows: Windows | None = None
     ) -> Float[Tensor, "batch latent_channels latent_frames"]:
-        """Latents of audio of any length, about unit-scaled; the channels' latents follow each other.
+        """Latents of audio of any length; the channels' latents follow each other.
+
+        With the published weights they are about unit-scaled on music.
 
         Args:
             waveform: floating-point audio (batch, channels, samples) in [-1, 1] at ``config.sample_rate``.
@@ -123,7 +125,9 @@ class CodingMixin:
         """
         self._check_latents(latents, num_inference_steps)
         longest = latents.shape[-1] * self.samples_per_latent - self.spectrogram.overlap
-        if num_samples is not None and not 0 < num_samples <= longest:
+        if num_samples is not None and num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, got {num_samples}; None gives all that is covered")
+        if num_samples is not None and num_samples > longest:
             raise ValueError(
                 f"{latents.shape[-1]} latent frames cover at most {longest} samples, got num_samples={num_samples}; "
                 "that many samples need num_latent_frames(num_samples) frames"
@@ -272,29 +276,53 @@ class CodingMixin:
             )
 
     def _check_waveform(self, waveform: Tensor) -> None:
+        check_tensor("waveform", waveform)
         if not waveform.is_floating_point():
             raise TypeError(
                 f"the waveform must be floating-point in [-1, 1], got {waveform.dtype}; "
                 "divide 16-bit integers by 32768 first"
             )
         if waveform.ndim != 3 or waveform.numel() == 0:
+            remedies = {
+                1: "; for samples waveform[None, None]",
+                2: "; for (channels, samples) waveform[None]",
+            }
             raise ValueError(
-                f"the waveform must be (batch, channels, samples) and not empty, got {tuple(waveform.shape)}; "
-                "for one mono file use waveform[None, None]"
+                f"the waveform must be (batch, channels, samples) and not empty, got {tuple(waveform.shape)}"
+                f"{remedies.get(waveform.ndim, '')}"
             )
         if not waveform.isfinite().all():
             bad = (~waveform.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-            raise ValueError(f"the waveform must be finite, but items {bad} of the batch hold NaN or infinity")
+            raise ValueError(
+                f"the waveform must be finite, but items {bad} of the batch hold NaN or infinity; "
+                "leave them out, or repair them with torch.nan_to_num"
+            )
 
     def _check_latents(self, latents: Tensor, num_inference_steps: int) -> None:
+        check_tensor("latents", latents)
         latent_channels = self.config.latent_channels
         if latents.ndim != 3 or latents.numel() == 0 or latents.shape[1] % latent_channels:
             raise ValueError(
                 f"latents must be (batch, channels * {latent_channels}, latent_frames) and not empty, "
                 f"got {tuple(latents.shape)}"
             )
+        if not latents.is_floating_point() or not latents.isfinite().all():
+            raise ValueError(
+                f"latents must be finite floating-point numbers, got {latents.dtype} or NaN or infinity among them; a "
+                "half-precision generator may overflow: try bfloat16 or float32"
+            )
         if num_inference_steps < 1:
             raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}")
+
+
+def check_tensor(name: str, value: Any) -> None:
+    """Arrays of other libraries are not taken for tensors.
+
+    Raises:
+        TypeError: it is no tensor.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch tensor, got {type(value).__name__}; torch.from_numpy makes one")
 
 
 def given_noise(noise: Float[Tensor, "steps items 2 bins frames"]) -> Noise:

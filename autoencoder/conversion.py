@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+MAX_NAMED = 5
+"""Tensors that an error names."""
 UNUSED = re.compile(r"decoder\.bottleneck_layers\.\d+\.proj_emb\.(weight|bias)")
 
 # The published order of names: part by part, numbers by value, words as they stand here.
@@ -56,7 +58,7 @@ def from_original_state_dict(original: dict[str, Tensor], model: nn.Module) -> d
     """State dict of ``model`` from a published one.
 
     Raises:
-        ValueError: a tensor is missing, unexpected or of another shape; all of them are named.
+        ValueError: a tensor is missing, unexpected or of another shape; the first of them are named.
     """
     expected = to_original_state_dict(model)
     missing = [name for name in expected if name not in original]
@@ -65,9 +67,15 @@ def from_original_state_dict(original: dict[str, Tensor], model: nn.Module) -> d
     if missing or unexpected or wrong:
         raise ValueError(
             "this state dict is not that of the published architecture: "
-            f"missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}, misshapen {wrong or 'nothing'}"
+            f"missing {_some(missing)}, unexpected {_some(unexpected)}, misshapen {_some(wrong)}"
         )
     return {ours: original[published] for ours, published in original_names(model).items()}
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few names, and how many there are more."""
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"{list(names[:MAX_NAMED])}{more}" if names else "nothing"
 
 
 def to_original_state_dict(model: nn.Module) -> dict[str, Tensor]:

@@ -56,7 +56,7 @@ def main(config: PictureConfig) -> Path:
             return_dict=False,
         )
         num_samples = round(config.seconds * pipe.sample_rate)
-        panels[f"generated: {request.text}"[:60]] = torch.as_tensor(audio)[0]
+        panels[f"generated: {request.text}"[:46]] = torch.as_tensor(audio)[0]
         panels[f"real: {name}"] = read_audio(config.data_dir / name, pipe.sample_rate)[:, :num_samples]
     config.output.parent.mkdir(parents=True, exist_ok=True)
     spectrogram_figure(panels, pipe.sample_rate, num_columns=2).savefig(config.output, dpi=90)

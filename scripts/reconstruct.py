@@ -30,6 +30,7 @@ from autoencoder import LOW_LATENCY, Music2LatentAutoencoder, Windows
 from autoencoder.audio import SUFFIXES
 from autoencoder.figures import spectrogram_figure
 from autoencoder.metrics import level_difference, log_mel_distance, multi_resolution_stft_distance, si_sdr
+from pipelines import DEMO_MODEL
 
 BLOCK_SECONDS = 5.0
 COMPARED_SECONDS = 60.0
@@ -40,11 +41,11 @@ class ReconstructConfig:
     """What is coded, by what, and where it goes."""
 
     files: list[Path] = field(default_factory=list)
-    """Audio files; they may also stand without the option's name."""
-    autoencoder: Path = Path("outputs/codec/autoencoder")
+    """Audio files; they may also stand without the option's name, before all options."""
+    autoencoder: Path = DEMO_MODEL / "autoencoder"
     """Folder of the codec."""
     output_dir: Path = Path("outputs/reconstructed")
-    """Folder for audio and pictures; the names are those of the files."""
+    """Folder for audio and pictures, song.mp3.coded.flac and .png of song.mp3."""
     num_inference_steps: int = 1
     """Decoding steps."""
     seed: int = 0
@@ -56,12 +57,15 @@ class ReconstructConfig:
 
     def __post_init__(self) -> None:
         for path in self.files:
-            if path.suffix.lower() not in SUFFIXES or not path.is_file():
+            if not path.is_file():
+                raise ValueError(f"there is no file {path}")
+            if path.suffix.lower() not in SUFFIXES:
                 raise ValueError(f"expected audio files ({', '.join(sorted(SUFFIXES))}), but {path} is none")
-        names = [path.stem for path in self.files]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if not names or twice:
-            raise ValueError(f"expected files of different names, got {twice or 'none'}; reconstruct them separately")
+        if not self.files:
+            raise ValueError("give at least one audio file: reconstruct.py song.mp3")
+        names = [path.name for path in self.files]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{twice} came more than once; reconstruct them into folders of their own")
 
 
 class Resampled:
@@ -97,7 +101,7 @@ def audio_blocks(file: soundfile.SoundFile, sample_rate: int, bar: tqdm) -> Iter
 def reconstruct(path: Path, codec: Music2LatentAutoencoder, config: ReconstructConfig) -> Path:
     """Write the reconstruction of one file, with exactly its number of samples."""
     windows = LOW_LATENCY if config.low_latency else Windows()
-    output = config.output_dir / f"{path.stem}.flac"
+    output = config.output_dir / f"{path.name}.coded.flac"
     rate = codec.config.sample_rate
     with (
         soundfile.SoundFile(path) as file,

@@ -10,6 +10,7 @@ import torch
 
 from autoencoder import LOW_LATENCY, Music2LatentAutoencoder, Windows
 from autoencoder.chunking import Divider, Joiner
+from autoencoder.coding import check_tensor
 from autoencoder.spectrogram import ComplexSpectrogram, OverlapAdd
 from tests.conftest import tone
 
@@ -240,3 +241,15 @@ def test_half_precision_codes_long_audio(codec: Music2LatentAutoencoder, dtype: 
     latents = codec.encode(tone(300.0, 0.3)[None], windows=SMALL)
     assert latents.dtype == dtype
     assert codec.decode(latents, windows=SMALL).isfinite().all()
+
+
+def test_what_is_no_finite_tensor_is_refused(codec: Music2LatentAutoencoder) -> None:
+    with pytest.raises(TypeError, match=r"latents must be a torch tensor, got ndarray; torch\.from_numpy"):
+        check_tensor("latents", torch.zeros(1, 4, 100).numpy())
+    for latents in (torch.full((1, 4, 3), torch.nan), torch.zeros(1, 4, 3, dtype=torch.long)):
+        with pytest.raises(ValueError, match="latents must be finite floating-point numbers"):
+            codec.decode(latents)
+    with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
+        codec.decode(torch.zeros(1, 4, 3), num_samples=0)
+    with pytest.raises(ValueError, match=r"for \(channels, samples\) waveform\[None\]"):
+        codec.encode(torch.zeros(2, 100))

@@ -228,7 +228,7 @@ def test_bad_waveforms_are_refused(
     [
         ((1, 6, 3), {}, r"channels \* 4, latent_frames\) and not empty, got \(1, 6, 3\)"),
         ((1, 4, 3), {"num_samples": 5000}, r"cover at most 1152 samples, got num_samples=5000"),
-        ((1, 4, 3), {"num_samples": 0}, "got num_samples=0"),
+        ((1, 4, 3), {"num_samples": 0}, "num_samples must be at least 1, got 0"),
         ((1, 4, 3), {"num_inference_steps": 0}, "at least 1, got 0"),
         ((2, 4, 3), {"generator": [torch.Generator()]}, "2 items, 1 generators"),
     ],

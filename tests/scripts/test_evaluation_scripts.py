@@ -197,9 +197,9 @@ def test_probes_find_what_is_in_the_latents(codec: Music2LatentAutoencoder, tmp_
     )
     result = EvaluationResult.load(probe_latents.main(config))
     assert list(result.metrics) == ["style", "tempo class", "key", "instruments"]
-    for features in ("latents", "features", "log-mel"):
-        assert result.systems[features].estimates["style"].value > 0.9  # low and high tones
-        assert result.systems[features].estimates["instruments"].value > 0.9
+    for features, least in (("latents", 0.7), ("features", 0.7), ("log-mel", 0.9)):  # the codec has random weights
+        assert result.systems[features].estimates["style"].value > least  # low and high tones
+        assert result.systems[features].estimates["instruments"].value > least
     assert result.systems["log-mel"].estimates["tempo class"].low < 0.5  # steady tones have no tempo
     assert (tmp_path / "out" / "probes.png").is_file()
 

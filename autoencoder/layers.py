@@ -101,7 +101,8 @@ class ResBlock(nn.Module):
         self.norm1 = GroupNorm(in_channels)
         self.conv1 = conv(in_channels, out_channels, 3, padding=1)
         self.norm2 = GroupNorm(out_channels)
-        # not zeros, as in the denoiser: an untrained encoder would be linear, and magnitudes average out in it
+        # unlike the denoiser's, not zero: an untrained encoder would only filter and normalise, in which magnitudes
+        # average out
         self.conv2 = conv(out_channels, out_channels, 3, padding=1)
         self.skip = nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)
         self.attn = FrequencyAttention(out_channels, num_heads) if num_heads else nn.Identity()

@@ -206,3 +206,12 @@ def scale_mlp(embedding_dim: int, num_bins: int) -> nn.Sequential:
         nn.SiLU(),
         zero_init(nn.Linear(embedding_dim, num_bins)),
     )
+
+
+class MagnitudeHead(nn.Conv2d):
+    """Reads log magnitudes from the full-resolution map, to help a training along; no part of the codec."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, 1, 3, padding=1)
+        assert self.bias is not None
+        nn.init.constant_(self.bias, -2.6)  # their mean on music; else the first steps only learn it

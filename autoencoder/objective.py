@@ -10,25 +10,8 @@ from torch import Tensor, nn
 from autoencoder.consistency import GapSchedule, NoiseDensity, consistency_loss
 from autoencoder.metrics import multi_resolution_stft_distances
 from autoencoder.model import Music2LatentAutoencoder
-
-MAGNITUDE_FLOOR = 0.02
-"""Of the compressed spectrogram; about -98 dB of full scale."""
-
-
-def log_magnitudes(
-    spectrogram: Float[Tensor, "batch 2 bins frames"],
-) -> Float[Tensor, "batch 1 bins frames"]:
-    """Natural logarithm of the compressed magnitudes, with a floor."""
-    return (spectrogram.square().sum(1, keepdim=True).sqrt() + MAGNITUDE_FLOOR).log()
-
-
-class MagnitudeHead(nn.Conv2d):
-    """Reads log magnitudes from the full-resolution map."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, 1, 3, padding=1)
-        assert self.bias is not None
-        nn.init.constant_(self.bias, -2.6)  # their mean on music; else the first steps only learn it
+from autoencoder.networks import MagnitudeHead
+from autoencoder.spectrogram import log_magnitudes
 
 
 class ConsistencyObjective(nn.Module):
@@ -84,8 +67,6 @@ class ConsistencyObjective(nn.Module):
         # channels-last is what the convolutions are fast with; everything computed from x0 keeps it
         x0 = model.spectrogram(batch["waveform"]).contiguous(memory_format=torch.channels_last)
         uniform = torch.stack([torch.rand((), generator=one, device=x0.device) for one in generators])
-        noise = randn_tensor(x0.shape, generator=list(generators), device=x0.device)
-        noise = noise.contiguous(memory_format=torch.channels_last)
         t_high = self.density.t(uniform)
         t_low = (t_high - self.gap(progress)).clamp(min=0)
         # at the very start of the ramp both levels coincide and the weight would be infinite
@@ -97,6 +78,8 @@ class ConsistencyObjective(nn.Module):
         if progress < self.magnitude_share:
             # zero times the denoiser: several processes wait for a gradient of every parameter
             return magnitude_losses + 0 * sum(one.sum() for one in model.denoiser.parameters()), t_high
+        noise = randn_tensor(x0.shape, generator=list(generators), device=x0.device)
+        noise = noise.contiguous(memory_format=torch.channels_last)
         losses, estimate = consistency_loss(
             lambda x, sigma: model.denoise(x, sigma, maps), x0, noise, ramp.sigma(t_low), ramp.sigma(t_high)
         )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 # |c| = 0 has no phase and an infinite slope; below this squared magnitude the power law goes on linearly
 TINY_POWER = 1e-20
+MAGNITUDE_FLOOR = 0.02  # of compressed magnitudes; about -98 dB of full scale
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,11 @@ class OverlapAdd:
         if frames.shape[-1] <= self.num_before:
             return frames.new_zeros(*frames.shape[:-3], 0)
         return self.spectrogram.inverse(frames)[..., overlap:-overlap]
+
+
+def log_magnitudes(spectrogram: Float[Tensor, "batch 2 bins frames"]) -> Float[Tensor, "batch 1 bins frames"]:
+    """Natural logarithm of the compressed magnitudes, with a floor."""
+    return (_power(spectrogram).sqrt() + MAGNITUDE_FLOOR).log()
 
 
 def _power(spectrogram: Float[Tensor, "batch 2 bins frames"]) -> Float[Tensor, "batch 1 bins frames"]:

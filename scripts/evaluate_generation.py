@@ -15,7 +15,7 @@ list of seconds where edits begin or end) and ``"loop": true``. Needs the extra 
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from autoencoder.audio import find_audio, read_audio
 from pipelines import Music2LatentPipeline
+from pipelines.evaluation.agreement import Request
 from pipelines.evaluation.clap import Clap
 from pipelines.evaluation.coding import MIN_ITEMS, distance_metrics, sample_size_note, set_distances
 from pipelines.evaluation.embeddings import EmbeddingModel, load_embedding
@@ -170,17 +171,19 @@ class Run:
         pipe = Music2LatentPipeline.from_pretrained(config.pipeline)
         pipe.set_progress_bar_config(disable=True)
         pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+        asked = self.requests
+        if not config.give_numbers:
+            asked = [replace(request, tempo=None, key=None) for request in asked]
         for steps in dict.fromkeys((config.num_inference_steps, *config.steps_curve)):
             is_main = steps == config.num_inference_steps
             pieces, seconds = generate_pieces(
                 pipe,
-                self.requests if is_main else self.requests[: config.num_curve_prompts],
+                asked if is_main else asked[: config.num_curve_prompts],
                 config.output_dir / "audio" / f"{steps}_steps",
                 num_pieces=config.seeds_per_prompt if is_main else 1,
                 audio_length_in_s=config.audio_length_in_s,
                 num_inference_steps=steps,
                 guidance_scale=config.guidance_scale,
-                give_numbers=config.give_numbers,
                 seed=config.seed,
             )
             firsts = [piece for piece in pieces if piece.name.endswith("-0")]
@@ -188,12 +191,12 @@ class Run:
             self.times[f"{steps} steps"] = {"seconds per piece": seconds}
             if is_main:
                 self.pieces["generated"] = pieces
-        self._edit(pipe)
+        self._edit(pipe, asked[: config.num_edits])
         return pipe.sample_rate
 
-    def _edit(self, pipe: Music2LatentPipeline) -> None:
+    def _edit(self, pipe: Music2LatentPipeline, requests: Sequence[Request]) -> None:
         """Pieces with seams, to hear whether they show."""
-        config, requests = self.config, self.requests[: self.config.num_edits]
+        config = self.config
         settings: dict[str, Any] = {"num_inference_steps": config.num_inference_steps}
         settings |= {"guidance_scale": config.guidance_scale, "seed": config.seed}
         firsts = [piece for piece in self.pieces["generated"] if piece.name.endswith("-0")][: len(requests)]

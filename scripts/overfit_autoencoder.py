@@ -24,13 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from autoencoder import Music2LatentAutoencoder
 from autoencoder.audio import find_audio, read_audio
-from autoencoder.consistency import GapSchedule
 from autoencoder.figures import spectrogram_figure
 from autoencoder.metrics import level_difference, log_mel_correlation, log_mel_distance
 from autoencoder.noise import place_noise
-from autoencoder.objective import ConsistencyObjective
 from autoencoder.training import Task, Validation, fit
-from scripts.train_autoencoder import CROP_FRAMES, AutoencoderTrainingConfig, crop_samples
+from scripts.train_autoencoder import CROP_FRAMES, AutoencoderTrainingConfig, build_objective, crop_samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +124,8 @@ def main(config: OverfitConfig) -> dict[str, float]:
         (config.output_dir / "result.json").write_text(json.dumps(history, indent=1))
         return config.output_dir
 
-    objective = ConsistencyObjective(model, GapSchedule(config.first_gap, config.last_gap))
-    optimizer = torch.optim.RAdam(model.parameters(), lr=config.learning_rate, betas=(0.9, config.adam_beta2))
+    objective = build_objective(config, model)
+    optimizer = torch.optim.RAdam(objective.parameters(), lr=config.learning_rate, betas=(0.9, config.adam_beta2))
     fit(Task(model, objective, optimizer, FixedCrops(crops), validate, finish), config)
     return history[-1]
 

@@ -50,6 +50,8 @@ def main(config: SaveConfig) -> Path:
     transformer.register_to_config(text_encoder=name)
     tokenizer, text_encoder = load_text_encoder(name) if config.include_text_encoder else (None, None)
     autoencoder = Music2LatentAutoencoder.from_pretrained(config.autoencoder)
+    for part in (autoencoder, transformer):  # diffusers notes where a part was loaded from: a path of this machine
+        part.register_to_config(_name_or_path=config.output_dir.name)
     dtype = getattr(torch, config.dtype)
     pipeline = Music2LatentPipeline(
         autoencoder.to(dtype), transformer.to(dtype), text_encoder, tokenizer, FlowMatchEulerDiscreteScheduler()

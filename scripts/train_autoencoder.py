@@ -127,6 +127,23 @@ def build_model(config: AutoencoderTrainingConfig) -> Music2LatentAutoencoder:
     return model
 
 
+def gap_schedule(config: AutoencoderTrainingConfig) -> GapSchedule:
+    """Gap between the two noise levels of a pair."""
+    return GapSchedule(config.first_gap, config.last_gap)
+
+
+def build_objective(config: AutoencoderTrainingConfig, model: Music2LatentAutoencoder) -> ConsistencyObjective:
+    """Loss with the run's settings."""
+    return ConsistencyObjective(
+        model,
+        gap_schedule(config),
+        NoiseDensity(model.ramp, config.noise_log_mean, config.noise_log_std),
+        spectral_weight=config.spectral_weight,
+        magnitude_weight=config.magnitude_weight,
+        magnitude_share=config.magnitude_share,
+    )
+
+
 def held_out_waveforms(
     config: AutoencoderTrainingConfig, recordings: Recordings, sample_rate: int
 ) -> dict[str, Tensor]:
@@ -187,11 +204,10 @@ def main(config: AutoencoderTrainingConfig) -> Path | None:
     held_out = open_recordings(config.validation_dir, cache)
     waveforms = held_out_waveforms(config, held_out, sample_rate)
     held_out_crops = RandomCrops(held_out, sample_rate, num_samples, max_items=MAX_VALIDATION_CROPS)
-    gap = GapSchedule(config.first_gap, config.last_gap)
 
     def validate_all(model: Music2LatentAutoencoder, step: int) -> Validation:
         result = validate(model, waveforms)
-        result.scalars["loss"] = validation_loss(ConsistencyObjective(model, gap), held_out_crops)
+        result.scalars["loss"] = validation_loss(ConsistencyObjective(model, gap_schedule(config)), held_out_crops)
         return result
 
     def export(model: Music2LatentAutoencoder) -> Path:
@@ -200,14 +216,7 @@ def main(config: AutoencoderTrainingConfig) -> Path | None:
         model.save_pretrained(folder)
         return folder
 
-    objective = ConsistencyObjective(
-        model,
-        gap,
-        NoiseDensity(model.ramp, config.noise_log_mean, config.noise_log_std),
-        spectral_weight=config.spectral_weight,
-        magnitude_weight=config.magnitude_weight,
-        magnitude_share=config.magnitude_share,
-    )
+    objective = build_objective(config, model)
     parameters = trained_parameters(objective)
     task = Task(
         model=model,

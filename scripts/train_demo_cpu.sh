@@ -37,4 +37,5 @@ done
     --output_dir "$out/dit"
 "$python" "$scripts/save_pipeline.py" --autoencoder "$out/codec/autoencoder" --transformer "$out/dit/transformer" \
     --include_text_encoder false --dtype float16 --max_shard_size 15MB --output_dir "$out/model"
-echo "The model is $out/model; cp -r $out/model pipelines/demo_model bundles it."
+cat "$out/music/CREDITS.md" "$out/recordings/CREDITS.md" > "$out/model/CREDITS.md"
+echo "The model is $out/model; put it in the place of pipelines/demo_model to bundle it, with a README.md of its own."

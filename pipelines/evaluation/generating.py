@@ -24,10 +24,9 @@ def generate_pieces(
     audio_length_in_s: float,
     num_inference_steps: int,
     guidance_scale: float,
-    give_numbers: bool,
     seed: int,
 ) -> tuple[list[Piece], float]:
-    """Write ``num_pieces`` files for each request, whose tempo and key are only in the text without ``give_numbers``.
+    """Write ``num_pieces`` files for each request.
 
     Returns:
         The pieces, and the seconds that one of them took.
@@ -41,8 +40,8 @@ def generate_pieces(
             audio_length_in_s=audio_length_in_s,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
-            tempo=request.tempo if give_numbers else None,
-            key=request.key if give_numbers else None,
+            tempo=request.tempo,
+            key=request.key,
             num_waveforms_per_prompt=num_pieces,
             generator=fixed_generators(num_pieces, index, seed),
             return_dict=False,

@@ -1,12 +1,14 @@
 """Pipelines whose folder leaves the text encoder out, as the bundled model's does."""
 
+import json
 import shutil
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from pipelines import Music2LatentPipeline
+from autoencoder.metrics import level_difference
+from pipelines import DEMO_MODEL, Music2LatentPipeline
 from scripts import save_pipeline
 from scripts.save_pipeline import SaveConfig
 
@@ -58,3 +60,17 @@ def test_a_folder_without_the_name_of_its_text_encoder_says_what_to_pass(small_f
     path.write_text(path.read_text().replace('"text_encoder": "', '"text_encoder": "", "was": "'))
     with pytest.raises(ValueError, match="does not know the name of one; pass text_encoder and tokenizer"):
         Music2LatentPipeline.from_pretrained(folder)
+
+
+def test_saved_parts_do_not_tell_where_they_were_trained(small_folder):
+    for part in ("autoencoder", "transformer"):
+        assert json.loads((small_folder / part / "config.json").read_text())["_name_or_path"] == small_folder.name
+
+
+def test_the_bundled_model_generates_what_can_be_heard():
+    pipe = Music2LatentPipeline.from_pretrained(DEMO_MODEL)
+    assert pipe.transformer.config.codec_id == pipe.autoencoder.config.codec_id
+    seeded = torch.Generator().manual_seed(0)
+    music = pipe("driving techno", audio_length_in_s=2.0, num_inference_steps=4, generator=seeded, output_type="pt")
+    assert music.audio.shape == (1, 1, 88_200)
+    assert level_difference(music.audio[0], torch.ones(1, 88_200)) > -40  # dB of full scale

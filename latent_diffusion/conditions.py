@@ -1,4 +1,4 @@
-"""What a piece can be asked for besides its text: tempo, key and kept context, with their "not given" values."""
+"""What a piece can be asked for besides its text: tempo, beats, key, kept context, with their "not given" values."""
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +11,9 @@ KEYS = tuple(f"{tonic} {mode}" for mode in MODES for tonic in TONICS)
 NO_KEY = len(KEYS)
 NO_TEMPO = 0.0
 MIN_TEMPO, MAX_TEMPO = 20.0, 400.0
+BEAT_CYCLE = 48.0
+"""Beats after which their count begins again: whole bars of every usual metre."""
+NO_BEAT = -1.0
 
 
 def key_index(key: str | None) -> int:
@@ -40,6 +43,13 @@ def tempo_value(tempo: float | None) -> float:
     if not isinstance(tempo, int | float) or not MIN_TEMPO <= tempo <= MAX_TEMPO:
         raise ValueError(f"tempo must be from {MIN_TEMPO:.0f} to {MAX_TEMPO:.0f} beats per minute, got {tempo!r}")
     return float(tempo)
+
+
+def beats_at(
+    seconds: Float[Tensor, "*batch frames"], tempo: Float[Tensor, "*#batch 1"]
+) -> Float[Tensor, "*batch frames"]:
+    """Beats, modulo ``BEAT_CYCLE``, at moments counted from a bar line; ``NO_BEAT`` where there is no tempo."""
+    return torch.where(tempo > 0, (seconds * tempo / 60) % BEAT_CYCLE, NO_BEAT)
 
 
 def random_context_mask(

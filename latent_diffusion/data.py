@@ -2,7 +2,7 @@
 
 A set is a folder of ``latents-00000.safetensors`` files and one ``statistics.json``. A shard holds ``latents``
 (frames, channels) in float16, all items one after the other, ``lengths`` (items,) in frames, and in its header what
-codec made them and one JSON record per item: file_name, captions, seconds, tempo, key, and further facts. An item is
+codec made them and one JSON record per item: file_name, captions, seconds, tempo, key, first_beat and more. An item is
 one stretch of the file, so a set that does not fit into memory can be read from the disk as it is needed.
 """
 
@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from latent_diffusion.conditions import key_index, tempo_value
+from latent_diffusion.conditions import NO_TEMPO, beats_at, key_index, tempo_value
 
 STATISTICS = "statistics.json"
 TextEmbeddings = Mapping[str, Float[Tensor, "tokens dim"]]
@@ -48,12 +48,15 @@ class LatentItem:
     seconds: float
     tempo: float | None = None
     key: str | None = None
+    first_beat: float | None = None
+    """Seconds from the start of the clip to a bar line."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Further columns of the metadata; training does not use them."""
 
     def record(self) -> dict[str, Any]:
         """Everything but the latents."""
-        return {name: getattr(self, name) for name in ("file_name", "captions", "seconds", "tempo", "key", "facts")}
+        names = ("file_name", "captions", "seconds", "tempo", "key", "first_beat", "facts")
+        return {name: getattr(self, name) for name in names}
 
 
 def write_shard(path: Path, items: Sequence[LatentItem], codec: CodecInfo) -> None:
@@ -194,11 +197,15 @@ class LatentClips:
         if latents.device.type == "cpu" and not latents.isfinite().all():
             raise ValueError(f"the latents of {item.file_name} hold NaN or infinity")
         seconds = item.seconds * latents.shape[1] / num_frames
+        tempo = tempo_value(item.tempo)
+        since_bar = (start + torch.arange(latents.shape[1])) / self.codec.latent_rate - (item.first_beat or 0.0)
+        beat_tempo = NO_TEMPO if item.first_beat is None else tempo
         return {
             "latents": latents,
             "text": self.embeddings[caption].to(latents.device),
             "duration": torch.tensor(seconds),
-            "tempo": torch.tensor(tempo_value(item.tempo)),
+            "tempo": torch.tensor(tempo),
+            "beats": beats_at(since_bar, torch.tensor([beat_tempo])).to(latents.device),
             "key": torch.tensor(key_index(item.key)),
         }
 
@@ -206,8 +213,10 @@ class LatentClips:
         """Batch with zero padding: latents (batch, channels, frames), text (batch, tokens, dim), and their masks."""
         latents, mask = _pad([item["latents"].T for item in items])
         text, text_mask = _pad([item["text"].float() for item in items])
+        beats, _ = _pad([item["beats"][:, None] for item in items])
         batch = {name: torch.stack([item[name] for item in items]) for name in ("duration", "tempo", "key")}
-        return batch | {"latents": latents.mT.contiguous(), "mask": mask, "text": text, "text_mask": text_mask}
+        batch |= {"latents": latents.mT.contiguous(), "mask": mask, "beats": beats[..., 0]}
+        return batch | {"text": text, "text_mask": text_mask}
 
 
 def _pad(sequences: list[Float[Tensor, "_ dim"]]) -> tuple[Float[Tensor, "batch length dim"], Tensor]:

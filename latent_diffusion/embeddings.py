@@ -100,6 +100,25 @@ class PositionEmbedding(nn.Module):
         return self.proj(features * given[..., None])
 
 
+class BeatEmbedding(nn.Module):
+    """Where each frame stands in the beat and in the bar, zero where not given.
+
+    The tempo alone would leave it to the network to count: a sine of the tempo's own period says where the beats are.
+    """
+
+    PERIODS = (16, 8, 4, 3, 2, 1, 1 / 2, 1 / 3, 1 / 4)  # beats; each a whole part of BEAT_CYCLE
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.proj = Float32Linear(2 * len(self.PERIODS), width, bias=False)
+
+    def forward(self, beats: Float[Tensor, "batch frames"]) -> Float[Tensor, "batch frames width"]:
+        periods = torch.tensor(self.PERIODS, device=beats.device)
+        angles = 2 * torch.pi * beats.float()[..., None] / periods
+        features = torch.cat([angles.sin(), angles.cos()], dim=-1)
+        return self.proj(features * (beats >= 0)[..., None])
+
+
 class RotaryEmbedding(nn.Module):
     """Cosines and sines of RoPE for each frame, always in float32 and made anew, so no cast can spoil them.
 

@@ -7,7 +7,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from latent_diffusion.conditions import NO_KEY, NO_TEMPO, random_context_mask
+from latent_diffusion.conditions import NO_BEAT, NO_KEY, NO_TEMPO, random_context_mask
 from latent_diffusion.flow import flow_loss, interpolate, logit_normal, velocity
 from latent_diffusion.transformer import LatentDiT
 
@@ -16,8 +16,9 @@ class FlowObjective(nn.Module):
     """Rectified-flow loss on a batch of latents, with every condition dropped at random per item.
 
     What guidance leaves out is left out together: ``unconditional_probability`` replaces the text by the empty prompt
-    and forgets tempo and key. Text, tempo, key and positions are also dropped one by one, so that each can be asked
-    for alone. A dropped condition is fed as its null embedding, so that every parameter takes part in every step.
+    and forgets tempo, beats and key. Text, tempo, key and positions are also dropped one by one, so that each can be
+    asked for alone; the beats go with the tempo, and sometimes before it. A dropped condition is fed as its null
+    embedding, so that every parameter takes part in every step.
     """
 
     empty_prompt: Tensor
@@ -31,6 +32,7 @@ class FlowObjective(nn.Module):
         number_dropout: float = 0.3,
         context_probability: float = 0.2,
         position_dropout: float = 0.1,
+        beat_dropout: float = 0.1,
         time_mean: float = 0.0,
         time_std: float = 1.0,
         uniform_times: bool = False,
@@ -43,7 +45,7 @@ class FlowObjective(nn.Module):
         self.text_dropout = text_dropout
         self.number_dropout = number_dropout
         self.context_probability = context_probability
-        self.position_dropout = position_dropout
+        self.position_dropout, self.beat_dropout = position_dropout, beat_dropout
         self.time_mean, self.time_std, self.uniform_times = time_mean, time_std, uniform_times
 
     def forward(
@@ -67,6 +69,7 @@ class FlowObjective(nn.Module):
         unconditional = draws[:, 1] < self.unconditional_probability
         text, text_mask = self._drop_text(batch, unconditional | (draws[:, 2] < self.text_dropout))
         no_tempo = unconditional | (draws[:, 3] < self.number_dropout)
+        no_beats = unconditional | (draws[:, 3] < self.number_dropout + self.beat_dropout)
         no_key = unconditional | (draws[:, 4] < self.number_dropout)
         positions = torch.arange(mask.shape[1], device=x0.device) / self.model.config.latent_rate
         positions = torch.where(draws[:, 5, None] < self.position_dropout, -1.0, positions)
@@ -81,6 +84,7 @@ class FlowObjective(nn.Module):
             context_latents=x0 * context_mask,
             context_mask=context_mask,
             positions=positions,
+            beats=torch.where(no_beats[:, None], NO_BEAT, batch["beats"]),
             attention_mask=mask,
             return_dict=False,
         )[0]

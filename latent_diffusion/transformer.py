@@ -37,7 +37,9 @@ from diffusers.utils import apply_lora_scale
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from latent_diffusion.conditions import NO_BEAT
 from latent_diffusion.embeddings import (
+    BeatEmbedding,
     ConditionEmbedding,
     Float32Linear,
     PerItem,
@@ -184,8 +186,10 @@ class LatentDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, Attention
     _supports_gradient_checkpointing = True
     _no_split_modules: ClassVar = ["LatentDiTBlock"]
     _repeated_blocks: ClassVar = ["LatentDiTBlock"]
-    _skip_layerwise_casting_patterns: ClassVar = ["proj_in", "context_in", "position_embed", "norm"]
-    _keep_in_fp32_modules: ClassVar = ["condition_embed", "position_embed", "modulation", "scale_shift_table"]
+    _skip_layerwise_casting_patterns: ClassVar = ["proj_in", "context_in", "position_embed", "beat_embed", "norm"]
+    _keep_in_fp32_modules: ClassVar = [
+        "condition_embed", "position_embed", "beat_embed", "modulation", "scale_shift_table",
+    ]  # fmt: skip
     _cp_plan: ClassVar = {
         "rope": {index: ContextParallelInput(split_dim=0, expected_dims=2, split_output=True) for index in (0, 1)},
         "transformer_blocks.0": {"hidden_states": ContextParallelInput(split_dim=1, expected_dims=3)},
@@ -225,6 +229,7 @@ class LatentDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, Attention
         self.proj_in = nn.Linear(in_channels, width)
         self.context_in = nn.Linear(in_channels + 1, width, bias=False)
         self.position_embed = PositionEmbedding(width)
+        self.beat_embed = BeatEmbedding(width)
         self.rope = RotaryEmbedding(attention_head_dim, rope_theta)
         self.transformer_blocks = nn.ModuleList(
             [LatentDiTBlock(width, attention_head_dim, mlp_ratio) for _ in range(num_layers)]
@@ -262,7 +267,8 @@ class LatentDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, Attention
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.condition_embed.key.weight, std=0.02)
-        for layer in (self.modulation, self.context_in, self.position_embed.proj, self.norm_out.linear, self.proj_out):
+        inputs = (self.context_in, self.position_embed.proj, self.beat_embed.proj)
+        for layer in (*inputs, self.modulation, self.norm_out.linear, self.proj_out):
             nn.init.zeros_(layer.weight)
 
     def normalize(self, latents: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch channels frames"]:
@@ -295,6 +301,7 @@ class LatentDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, Attention
         context_latents: Float[Tensor, "batch channels frames"] | None = None,
         context_mask: Float[Tensor, "batch 1 frames"] | None = None,
         positions: Float[Tensor, "batch frames"] | None = None,
+        beats: Float[Tensor, "batch frames"] | None = None,
         attention_mask: Bool[Tensor, "batch frames"] | None = None,
         loop_frames: float | None = None,
         attention_kwargs: dict[str, Any] | None = None,
@@ -314,6 +321,8 @@ class LatentDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, Attention
             context_mask: 1 for frames to keep, 0 for frames to generate.
             positions: seconds of each frame since the start of the piece; negative where not given. None counts the
                 frames from 0.
+            beats: beats of each frame since a bar line, modulo 48 (``conditions.beats_at``); negative where not
+                given. None for no frame.
             attention_mask: True for real frames, False for padding. None when nothing is padded, which is faster.
             loop_frames: frames after which the sequence repeats, for a loop; the sequence has as many, rounded up.
                 Not together with ``attention_mask``; leave out ``positions`` by negative ones.
@@ -339,6 +348,9 @@ class LatentDiT(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, Attention
             encoder_attention_mask = encoder_attention_mask[:, None, None]
         x = self.proj_in(hidden_states.mT) + self._embed_context(hidden_states, context_latents, context_mask)
         x = x + self._embed_positions(hidden_states, positions, duration).to(x.dtype)
+        if beats is None:  # still evaluated: under DDP no parameter may go unused
+            beats = torch.full_like(hidden_states[:, 0], NO_BEAT)
+        x = x + self.beat_embed(beats).to(x.dtype)
         rotary_emb, attention_mask = self.rope.tables(x, attention_mask, loop_frames)
         for block in self.transformer_blocks:
             inputs = (x, tokens, modulation, rotary_emb, attention_mask, encoder_attention_mask)

@@ -17,12 +17,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from latent_diffusion.conditions import NO_BEAT, NO_TEMPO, beats_at
 from pipelines.request import Latents, Request
 from pipelines.windows import final_frames, plan_windows
 
 if TYPE_CHECKING:
     from pipelines.pipeline_music2latent import Music2LatentPipeline
 
+FIRST_BEAT_S = 0.03  # a piece starts a little before its first bar line, so that an early note keeps its attack
+LOOP_BEATS_TOLERANCE = 0.02
 CACHE_NAMES = {"pred_cond": "cond", "pred_uncond": "uncond"}
 
 
@@ -151,6 +154,7 @@ def _places(
         positions, seconds = window / config.latent_rate, request.seconds
     else:
         positions, seconds = torch.full((num_frames,), -1.0), min(num_frames / config.latent_rate, request.seconds)
+    beats = _beats(request, window / config.latent_rate)
     places = {
         "positions": positions.float().expand(batch, -1).to(x0.device),
         "duration": torch.full((batch,), seconds, dtype=torch.float32, device=x0.device),
@@ -158,7 +162,21 @@ def _places(
     if is_known.any():
         mask = is_known.float().expand(batch, 1, -1).to(x0.device)
         places |= {"context_latents": x0 * mask, "context_mask": mask}
-    return {name: (value, value) for name, value in places.items()}
+    pairs = {name: (value, value) for name, value in places.items()}
+    return pairs | {"beats": (beats.to(x0.device), torch.full_like(beats, NO_BEAT).to(x0.device))}
+
+
+def _beats(request: Request, seconds: Float[Tensor, "frames"]) -> Float[Tensor, "batch frames"]:
+    """Beats of the frames of each piece, counted from its start; they go with the tempo, as in the training.
+
+    None beside given audio, whose beats are not known, and none in a loop of a broken number of beats.
+    """
+    tempo = request.conditions["tempo"][0].float().cpu()[:, None]
+    is_free = torch.full_like(tempo, request.given is None, dtype=torch.bool)
+    if request.is_loop:
+        num_beats = request.seconds * tempo / 60
+        is_free &= (num_beats - num_beats.round()).abs() < LOOP_BEATS_TOLERANCE
+    return beats_at(seconds.cpu() - FIRST_BEAT_S, torch.where(is_free, tempo, NO_TEMPO))
 
 
 def _generators_of_window(request: Request, window: Tensor) -> list[torch.Generator]:

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -107,10 +108,24 @@ class MadeUp:
         return default_collate(items)
 
 
+def made_up_crop(num_samples: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Noise in the place of a crop."""
+    return {"waveform": 0.1 * torch.randn(num_samples, generator=generator)}
+
+
+def made_up_clip(channels: int, frames: int, dim: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Noise in the place of latents and of a text of ``dim`` channels."""
+    latents = torch.randn(channels, frames, generator=generator)
+    numbers = {"duration": torch.tensor(30.0), "tempo": torch.tensor(100.0), "key": torch.tensor(0)}
+    numbers["beats"] = torch.zeros(frames)
+    masks = {"mask": torch.ones(frames).bool(), "text_mask": torch.ones(TEXT_TOKENS).bool()}
+    return {"latents": latents, "text": torch.randn(TEXT_TOKENS, dim, generator=generator)} | numbers | masks
+
+
 def codec_training(config: BenchmarkConfig) -> tuple[torch.nn.Module, torch.optim.Optimizer, TrainingData]:
     """Objective, optimiser and data of the codec."""
     model = Music2LatentAutoencoder(**(config.autoencoder_model or {})).to(memory_format=torch.channels_last)
-    data: TrainingData = MadeUp(lambda one: {"waveform": 0.1 * torch.randn(crop_samples(model), generator=one)})
+    data: TrainingData = MadeUp(partial(made_up_crop, crop_samples(model)))
     if config.data_dir is not None:
         recordings = open_recordings(config.data_dir, Path("outputs/shards"))
         data = RandomCrops(recordings, model.config.sample_rate, crop_samples(model))
@@ -126,13 +141,7 @@ def dit_training(config: BenchmarkConfig) -> tuple[torch.nn.Module, torch.optim.
     arguments = {"in_channels": channels, "max_frames": config.clip_frames} | (config.latent_dit_model or {})
     model = LatentDiT(**arguments)
 
-    def make(generator: torch.Generator) -> dict[str, Tensor]:
-        latents = torch.randn(channels, config.clip_frames, generator=generator)
-        numbers = {"duration": torch.tensor(30.0), "tempo": torch.tensor(100.0), "key": torch.tensor(0)}
-        masks = {"mask": torch.ones(config.clip_frames).bool(), "text_mask": torch.ones(TEXT_TOKENS).bool()}
-        return {"latents": latents, "text": torch.randn(TEXT_TOKENS, dim, generator=generator)} | numbers | masks
-
-    data: TrainingData = MadeUp(make)
+    data: TrainingData = MadeUp(partial(made_up_clip, channels, config.clip_frames, dim))
     if clips is not None:
         clips.embeddings = dict.fromkeys(clips.captions, torch.randn(TEXT_TOKENS, dim).half())
         data = clips
@@ -250,14 +259,17 @@ def run_in_turn(
         processes.append(context.Process(target=serve, args=(steps, config, theirs)))
         processes[-1].start()
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
-    for _ in range(config.steps + 1):
-        for name, pipe in pipes.items():
-            pipe.send(True)
-            measured[name].append(pipe.recv())
-    for pipe, process in zip(pipes.values(), processes, strict=True):
-        pipe.send(False)
-        process.join(10)
-        process.kill()
+    try:
+        for _ in range(config.steps + 1):
+            for name, pipe in pipes.items():
+                pipe.send(True)
+                measured[name].append(pipe.recv())
+        for pipe, process in zip(pipes.values(), processes, strict=True):
+            pipe.send(False)
+            process.join(10)
+    finally:
+        for process in processes:  # one that failed must not leave the others waiting for ever
+            process.kill()
     return {name: rows[1:] for name, rows in measured.items()}
 
 

@@ -5,13 +5,15 @@
 
 ``data_dir`` is WebDataset shards (from ``prepare_audio.py``, or others), or a folder in Hugging Face's AudioFolder
 convention: audio files and a ``metadata.jsonl`` or ``metadata.csv`` with ``file_name`` and ``text``, and where known
-``captions`` (a list of other wordings), ``tempo`` (beats per minute), ``key`` ("F# minor") and more. Writes
-``latents-*.safetensors`` and ``statistics.json``. Files that cannot be used are named, with the reason, and left out;
-``left_out.json`` lists them. Run again, with any number of processes, it continues at the shard where it was stopped.
+``captions`` (a list of other wordings), ``tempo`` (beats per minute), ``first_beat`` (seconds to a bar line; only of
+music that keeps its tempo exactly), ``key`` ("F# minor") and more. Writes ``latents-*.safetensors`` and
+``statistics.json``. Files that cannot be used are named, with the reason, and left out; ``left_out.json`` lists them.
+Run again, with any number of processes, it continues at the shard where it was stopped.
 """
 
 import hashlib
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -96,7 +98,7 @@ def as_float(value: Any) -> Any:
 
 
 def check_facts(facts: dict[str, Any]) -> list[str]:
-    """Captions of one recording; its tempo and key are checked.
+    """Captions of one recording; its tempo, first beat and key are checked.
 
     Raises:
         ValueError: there is no caption, or something is not what it should be.
@@ -107,6 +109,9 @@ def check_facts(facts: dict[str, Any]) -> list[str]:
     if not all(isinstance(caption, str) and caption.strip() for caption in captions):
         raise ValueError(f"text (or captions) must be non-empty text, got {captions!r}")
     tempo_value(as_float(facts.get("tempo")))
+    first_beat = as_float(facts.get("first_beat"))
+    if first_beat is not None and not (isinstance(first_beat, float) and math.isfinite(first_beat)):
+        raise ValueError(f"first_beat must be seconds from the start of the clip, got {first_beat!r}")
     key_index(facts.get("key"))
     return captions
 
@@ -144,7 +149,7 @@ def encode_shard(
                 tqdm.write(f"left out: {found}")
                 continue
             waveform, facts = found
-            named = {"file_name", "captions", "text", "tempo", "key", "seconds"}
+            named = {"file_name", "captions", "text", "tempo", "key", "first_beat", "seconds"}
             item = LatentItem(
                 latents=model.encode(waveform[None].to(model.device))[0].half().cpu(),
                 file_name=facts["file_name"],
@@ -152,6 +157,7 @@ def encode_shard(
                 seconds=waveform.shape[1] / model.config.sample_rate,
                 tempo=as_float(facts.get("tempo")),
                 key=facts.get("key"),
+                first_beat=as_float(facts.get("first_beat")),
                 facts={name: value for name, value in facts.items() if name not in named},
             )
             if item.latents.isfinite().all():

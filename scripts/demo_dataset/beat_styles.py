@@ -28,6 +28,7 @@ def finish(
         style=style,
         instruments=tuple(dict.fromkeys(track.instrument for track in tracks)),
         tempo=song.tempo,
+        first_beat=START_MARGIN,
         key=str(song.key),
         mode=song.key.mode,
         metre=f"{song.beats_per_bar}/4",

@@ -213,6 +213,7 @@ def _piece(midi: MidiFile, groove: Groove, key: Key, tempo: int, rng: np.random.
         style=groove.style,
         instruments=tuple(dict.fromkeys(track.instrument for track in tracks)),
         tempo=round(tempo / quarters_per_beat, 1),
+        first_beat=0.0,
         key=str(key),
         mode=key.mode,
         metre=f"{beats}/{unit}" if midi.metre else None,

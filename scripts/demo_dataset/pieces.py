@@ -63,6 +63,8 @@ class Facts:
     """Human words, lead first."""
     tempo: float | None = None
     """Beats per minute."""
+    first_beat: float | None = None
+    """Seconds until the first bar line, where it is known."""
     key: str | None = None
     """One of 24: tonic spelled with sharps, then ``major`` or ``minor``."""
     mode: str | None = None

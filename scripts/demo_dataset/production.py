@@ -74,6 +74,7 @@ class Workshop:
             "style": facts.style,
             "instruments": list(facts.instruments),
             "tempo": facts.tempo,
+            "first_beat": facts.first_beat,
             "key": facts.key,
             "mode": facts.mode,
             "metre": facts.metre,

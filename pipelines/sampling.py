@@ -176,7 +176,7 @@ def _beats(request: Request, seconds: Float[Tensor, "frames"]) -> Float[Tensor, 
     if request.is_loop:
         num_beats = request.seconds * tempo / 60
         is_free &= (num_beats - num_beats.round()).abs() < LOOP_BEATS_TOLERANCE
-    return beats_at(seconds.cpu() - FIRST_BEAT_S, torch.where(is_free, tempo, NO_TEMPO))
+    return beats_at((seconds.cpu() - FIRST_BEAT_S).expand(len(tempo), -1), torch.where(is_free, tempo, NO_TEMPO))
 
 
 def _generators_of_window(request: Request, window: Tensor) -> list[torch.Generator]:

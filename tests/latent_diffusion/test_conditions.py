@@ -2,7 +2,17 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from latent_diffusion.conditions import KEYS, NO_KEY, NO_TEMPO, key_index, random_context_mask, tempo_value
+from latent_diffusion.conditions import (
+    BEAT_CYCLE,
+    KEYS,
+    NO_BEAT,
+    NO_KEY,
+    NO_TEMPO,
+    beats_at,
+    key_index,
+    random_context_mask,
+    tempo_value,
+)
 
 NUM_FRAMES = 40
 PREFIX, SUFFIX, SEGMENTS = 0.1, 0.5, 0.9  # first uniform number of each kind
@@ -51,6 +61,18 @@ def test_no_tempo_has_its_own_value():
 def test_a_tempo_out_of_range_is_an_error_that_shows_it(tempo):
     with pytest.raises(ValueError, match=f"from 20 to 400 beats per minute, got {tempo}"):
         tempo_value(tempo)
+
+
+def test_beats_count_from_the_bar_line_and_begin_again():
+    seconds = torch.tensor([0.0, 0.5, 1.0, -0.5, 24.0])  # at 120 beats per minute, two a second
+    expected = torch.tensor([0.0, 1.0, 2.0, BEAT_CYCLE - 1, 0.0])
+    assert_close(beats_at(seconds, torch.tensor([120.0])), expected)
+
+
+def test_there_are_no_beats_without_a_tempo():
+    beats = beats_at(torch.rand(2, 5), torch.tensor([[NO_TEMPO], [90.0]]))
+    assert (beats[0] == NO_BEAT).all()
+    assert (beats[1] >= 0).all()
 
 
 def masks(uniform: torch.Tensor, lengths: list[int] | None = None) -> torch.Tensor:

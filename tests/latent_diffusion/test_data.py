@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from latent_diffusion.conditions import NO_BEAT
 from latent_diffusion.data import CodecInfo, LatentClips, LatentItem, LatentStatistics, read_shard, write_shard
 
 CODEC = CodecInfo(codec_id="tiny", latent_channels=3, latent_rate=80.0)
@@ -18,7 +19,7 @@ def item(name: str, num_frames: int, **facts) -> LatentItem:
 
 ITEMS = [
     item("a.wav", 5, captions=("slow piano", "quiet piano"), tempo=70.0, key="A minor"),
-    item("b.wav", 9, tempo=120.0),
+    item("b.wav", 9, tempo=120.0, first_beat=0.05),
     item("c.wav", 1),
 ]
 
@@ -154,6 +155,19 @@ def test_tempo_and_key_come_as_numbers(clips):
     assert (drawn["tempo"].item(), drawn["key"].item()) == (70.0, 21)
     drawn = clips.draw(2, seeded())
     assert (drawn["tempo"].item(), drawn["key"].item()) == (0.0, 24)
+
+
+def test_beats_count_from_the_bar_line_of_the_whole_clip(clips):
+    latents = ITEMS[1].latents.half().float()
+    for seed in range(4):  # stretches of six of the nine frames
+        drawn = clips.draw(1, seeded(seed))
+        start = next(k for k in range(4) if torch.equal(drawn["latents"], latents[:, k : k + 6]))
+        seconds = torch.arange(start, start + 6) / 80.0
+        assert_close(drawn["beats"], ((seconds - 0.05) * 2) % 48, rtol=0, atol=1e-4)
+
+
+def test_there_are_no_beats_where_the_bar_line_is_not_known(clips):
+    assert (clips.draw(0, seeded())["beats"] == NO_BEAT).all()
 
 
 def test_latents_that_are_not_finite_are_an_error_that_names_the_clip(clips):

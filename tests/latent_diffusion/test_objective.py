@@ -25,6 +25,7 @@ def item(seed: int, num_frames: int, num_tokens: int) -> dict[str, torch.Tensor]
         "duration": torch.tensor(num_frames / 10),
         "tempo": torch.tensor(100.0 + seed),
         "key": torch.tensor(seed),
+        "beats": torch.arange(num_frames) / 6,
     }
 
 
@@ -35,7 +36,9 @@ def collate(items: list[dict[str, torch.Tensor]], num_frames: int = 0, num_token
     batch = {name: torch.stack([one[name] for one in items]) for name in ("duration", "tempo", "key")}
     batch["latents"] = torch.full((len(items), 4, frames), 7.0)
     batch["text"] = torch.full((len(items), tokens, TEXT_WIDTH), 7.0)
+    batch["beats"] = torch.full((len(items), frames), 7.0)
     for k, one in enumerate(items):
+        batch["beats"][k, : len(one["beats"])] = one["beats"]
         batch["latents"][k, :, : one["latents"].shape[1]] = one["latents"]
         batch["text"][k, : len(one["text"])] = one["text"]
     batch["mask"] = torch.arange(frames) < torch.tensor([[one["latents"].shape[1]] for one in items])
@@ -107,11 +110,15 @@ def test_every_parameter_gets_a_gradient_whatever_is_dropped(model, probability)
 
 
 def changed(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
-    return collate([one | {name: value.to(one[name].dtype)} for one in ITEMS])
+    values = [value.to(one[name].dtype) for one in ITEMS]
+    if name == "beats":  # one for each frame
+        values = [value.expand_as(one["beats"]) for one in ITEMS]
+    return collate([one | {name: own} for one, own in zip(ITEMS, values, strict=True)])
 
 
 CHANGES = {"text": torch.ones(4, TEXT_WIDTH), "tempo": torch.tensor(250.0), "key": torch.tensor(20)}
-DROPPED_BY = {"text": "text_dropout", "tempo": "number_dropout", "key": "number_dropout"}
+CHANGES["beats"] = torch.tensor(5.0)
+DROPPED_BY = {"text": "text_dropout", "tempo": "number_dropout", "key": "number_dropout", "beats": "beat_dropout"}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -131,6 +138,11 @@ def test_an_unconditional_item_sees_none_of_the_conditions(model, name):
 def test_each_condition_can_be_dropped_alone(model, name):
     objective = objective_of(model, **{DROPPED_BY[name]: 1.0})
     assert_close(losses(objective, changed(name, CHANGES[name])), losses(objective, collate(ITEMS)))
+
+
+def test_the_beats_go_with_the_tempo(model):
+    objective = objective_of(model, number_dropout=1.0)
+    assert_close(losses(objective, changed("beats", CHANGES["beats"])), losses(objective, collate(ITEMS)))
 
 
 def test_an_unconditional_item_sees_the_empty_prompt(model):

@@ -8,6 +8,7 @@ from peft import LoraConfig
 from torch.testing import assert_close
 
 from latent_diffusion import LatentDiT
+from latent_diffusion.conditions import BEAT_CYCLE, NO_BEAT
 from latent_diffusion.transformer import Attention, LatentDiTBlock, RotaryEmbedding
 
 CONFIGS = Path(__file__).parents[2] / "scripts" / "configs"
@@ -51,6 +52,7 @@ def conditions():
         "duration": torch.tensor([20.0, 7.5]),
         "tempo": torch.tensor([93.0, 0.0]),
         "key": torch.tensor([3, 24]),
+        "beats": torch.arange(FRAMES).expand(2, -1) / 5 - torch.tensor([[0.0], [100.0]]),
         "context_latents": torch.randn(2, CHANNELS, FRAMES, generator=generator),
         "context_mask": torch.tensor([1.0, 1.0, 0.0, 0.0, 1.0, 0.0]).expand(2, 1, FRAMES),
         "attention_mask": torch.arange(FRAMES) < torch.tensor([[4], [6]]),
@@ -138,6 +140,7 @@ def test_no_parameter_is_unused_when_nothing_is_given(model, inputs):
         {"duration": torch.tensor([20.0, 20.2])},
         {"tempo": torch.tensor([121.0, 120.0])},
         {"key": torch.tensor([0, 23])},
+        {"beats": torch.arange(FRAMES).expand(2, -1) / 5},
         {"context_latents": torch.ones(2, CHANNELS, FRAMES), "context_mask": torch.ones(2, 1, FRAMES)},
         {"timestep": torch.tensor([0.31, 0.81])},
         {"encoder_hidden_states": torch.ones(2, TOKENS, TEXT_WIDTH)},
@@ -155,6 +158,7 @@ def test_none_equals_the_value_for_not_given(model, inputs):
         "duration": torch.zeros(2),
         "tempo": torch.zeros(2),
         "key": torch.full((2,), 24),
+        "beats": torch.full((2, FRAMES), -1.0),
         "context_latents": torch.zeros(2, CHANNELS, FRAMES),
         "context_mask": torch.zeros(2, 1, FRAMES),
         "attention_mask": torch.ones(2, FRAMES, dtype=torch.bool),
@@ -204,7 +208,7 @@ def test_save_and_load_gives_the_same_velocity(model, inputs, conditions, tmp_pa
 def test_conditions_stay_float32_in_a_bfloat16_model(model, inputs, conditions, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = LatentDiT.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
-    islands = ("condition_embed.", "position_embed.", "modulation.", "scale_shift_table")
+    islands = ("condition_embed.", "position_embed.", "beat_embed.", "modulation.", "scale_shift_table")
     for name, parameter in loaded.named_parameters():
         expected = torch.float32 if any(island in name for island in islands) else torch.bfloat16
         assert parameter.dtype == expected, name
@@ -223,6 +227,17 @@ def test_the_time_that_remains_matters(model, inputs):
     duration = torch.tensor([10.0, 20.0])
     embedded = model.position_embed(positions, duration)
     assert (embedded[0] - embedded[1]).abs().max() > 0.01
+
+
+def test_beats_are_the_same_after_every_cycle(model):
+    beats = torch.rand(2, FRAMES) * BEAT_CYCLE
+    assert_close(model.beat_embed(beats + BEAT_CYCLE), model.beat_embed(beats), rtol=1e-4, atol=1e-4)
+    assert (model.beat_embed(beats + 1) - model.beat_embed(beats)).abs().max() > 0.01
+
+
+def test_frames_without_beats_are_treated_alike(model):
+    embedded = model.beat_embed(torch.full((2, FRAMES), NO_BEAT))
+    assert_close(embedded, torch.zeros_like(embedded))
 
 
 def test_frames_without_positions_are_treated_alike(model):

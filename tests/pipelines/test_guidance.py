@@ -46,8 +46,8 @@ def test_the_scale_of_the_guider_is_used_where_a_call_gives_none(pipeline):
 def test_rescaling_brings_the_spread_of_the_unguided_prediction_back(pipeline):
     settings = {"num_inference_steps": 1, "latents": torch.zeros(1, 4, 18)}
     plain = generate(pipeline, guidance_scale=1.0, **settings)
-    guided = generate(pipeline, guidance_scale=8.0, **settings)
-    rescaled = generate(pipeline, guidance_scale=8.0, guidance_rescale=1.0, **settings)
+    guided = generate(pipeline, guidance_scale=40.0, **settings)
+    rescaled = generate(pipeline, guidance_scale=40.0, guidance_rescale=1.0, **settings)
     assert guided.std() > 1.05 * plain.std()
     assert_close(rescaled.std(), plain.std(), rtol=1e-3, atol=0)
 

@@ -162,7 +162,9 @@ class Music2LatentPipeline(Music2LatentParts):
                 own, or 4, if not given.
             guidance_rescale: 0 to 1, how far the guided prediction gets the spread of the unguided one back.
             guidance_interval: first and last share of the steps that are guided, such as ``(0.1, 0.9)``.
-            tempo: beats per minute, 20 to 400; free if not given. A list gives one per prompt.
+            tempo: beats per minute, 20 to 400; free if not given. A list gives one per prompt. With it the transformer
+                is told where each frame stands in the beat, counted from the start of the piece, but for given audio
+                and for a loop of a broken number of beats. A tempo in the text alone is hardly followed.
             key: such as ``"F# minor"``; free if not given. A list gives one per prompt.
             audio: music to edit, (channels, samples) or one for each prompt (batch, channels, samples), in [-1, 1] at
                 ``sample_rate``. What lies outside of it is generated; it is kept sample by sample where nothing else

@@ -6,11 +6,13 @@ set -eu
 out=${1:-outputs/demo}
 pipeline=${2:-$(dirname "$0")/../pipelines/demo_model}
 generate() {
-    python "$(dirname "$0")/generate.py" "$1" --pipeline "$pipeline" --output "$out/$2.wav"
+    name=$1
+    shift
+    python "$(dirname "$0")/generate.py" "$@" --pipeline "$pipeline" --output "$out/$name.wav"
 }
 mkdir -p "$out"
-generate "lofi piano beat" lofi_piano_beat
-generate "slow ambient pads" slow_ambient_pads
-generate "driving techno, 130 bpm" driving_techno
+generate lofi_piano_beat "lofi piano beat" --tempo 82
+generate slow_ambient_pads "slow ambient pads"
+generate driving_techno "driving techno" --tempo 130
 echo
 echo "The pieces and their spectrograms are $out/*.wav and $out/*.png, the model is $pipeline."

@@ -22,6 +22,7 @@ from pipelines.evaluation.musicnn import MTT_TAGS, SAMPLE_RATE, MusiCNN, apply_m
 
 ANALYSIS_RATE = 22_050  # librosa's own
 TEMPO_HOP = 256  # samples; with twice as many, neighbouring tempos lie as far apart as the tolerance
+USUAL_TEMPO = 100.0  # centre of the prior; librosa's own, 120, doubles slow pieces (docs/experiments.md)
 TEMPO_TOLERANCE = 0.04  # MIREX tempo estimation
 OCTAVES = (1.0, 2.0, 0.5, 3.0, 1 / 3)
 MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])  # KK
@@ -39,7 +40,8 @@ def measured_tempo(waveform: Float[Tensor, "channels samples"], sample_rate: int
     onsets = onset_strength(y=mono, sr=ANALYSIS_RATE, hop_length=TEMPO_HOP)
     if not np.any(onsets > 1e-6):
         return float("nan")
-    return float(librosa.feature.tempo(onset_envelope=onsets, sr=ANALYSIS_RATE, hop_length=TEMPO_HOP)[0])
+    settings = {"sr": ANALYSIS_RATE, "hop_length": TEMPO_HOP, "start_bpm": USUAL_TEMPO}
+    return float(librosa.feature.tempo(onset_envelope=onsets, **settings)[0])
 
 
 def measured_key(waveform: Float[Tensor, "channels samples"], sample_rate: int) -> str:

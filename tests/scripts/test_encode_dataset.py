@@ -56,14 +56,15 @@ def test_captions_and_further_columns_come_from_csv_as_well(chain, tmp_path):
     for name in ("110.wav", "220.wav"):
         (music / name).write_bytes((chain.music / "train" / name).read_bytes())
     rows = [
-        "file_name,text,tempo,key,instruments",
-        '110.wav,"low, slow",60,A minor,"[""sine""]"',
-        "220.wav,low sine,,,",
+        "file_name,text,tempo,first_beat,key,instruments",
+        '110.wav,"low, slow",60,0.5,A minor,"[""sine""]"',
+        "220.wav,low sine,,,,",
     ]
     (music / "metadata.csv").write_text("\n".join(rows))
     encode_dataset.main(encoding_config(music, chain.codec, tmp_path / "latents"))
     first, second = LatentClips(tmp_path / "latents", 1000).items
     assert (first.captions, first.tempo, first.key) == (("low, slow",), 60, "A minor")
+    assert (first.first_beat, second.first_beat) == (0.5, None)
     assert first.facts == {"instruments": ["sine"]}
     assert (second.captions, second.tempo, second.key, second.facts) == (("low sine",), None, None, {})
 

@@ -107,6 +107,15 @@ def test_every_style_plays_its_stated_instruments_throughout_the_clip(style: str
 
 
 @pytest.mark.parametrize("style", patterns.STYLES)
+def test_the_first_bar_line_is_where_it_is_said_to_be(style: str) -> None:
+    piece = patterns.compose(style, (2, 0), SECONDS)
+    assert piece.facts.first_beat is not None
+    assert piece.facts.metre is not None
+    beats = piece.start + piece.beats(piece.facts.first_beat)
+    assert beats / int(piece.facts.metre.split("/")[0]) == pytest.approx(1.0)  # after a bar of lead-in
+
+
+@pytest.mark.parametrize("style", patterns.STYLES)
 def test_melodies_and_chords_are_in_the_stated_key(style: str) -> None:
     inside = total = 0
     for seed in range(6):

@@ -9,6 +9,7 @@ any solver of the flow integrates exactly.
 """
 
 import inspect
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 FIRST_BEAT_S = 0.03  # a piece starts a little before its first bar line, so that an early note keeps its attack
 LOOP_BEATS_TOLERANCE = 0.02
+logger = logging.getLogger(__name__)
 CACHE_NAMES = {"pred_cond": "cond", "pred_uncond": "uncond"}
 
 
@@ -175,7 +177,14 @@ def _beats(request: Request, seconds: Float[Tensor, "frames"]) -> Float[Tensor, 
     is_free = torch.full_like(tempo, request.given is None, dtype=torch.bool)
     if request.is_loop:
         num_beats = request.seconds * tempo / 60
-        is_free &= (num_beats - num_beats.round()).abs() < LOOP_BEATS_TOLERANCE
+        is_whole = (num_beats - num_beats.round()).abs() < LOOP_BEATS_TOLERANCE
+        for beats, bpm in zip(num_beats[~is_whole].tolist(), tempo[~is_whole].tolist(), strict=True):
+            fitting = max(round(beats), 1) * 60 / bpm
+            logger.warning(
+                "a loop of %.2f s has %.2f beats at tempo %g: the tempo is only a hint; audio_length_in_s=%.4f fits",
+                request.seconds, beats, bpm, fitting,
+            )  # fmt: skip
+        is_free &= is_whole
     return beats_at((seconds.cpu() - FIRST_BEAT_S).expand(len(tempo), -1), torch.where(is_free, tempo, NO_TEMPO))
 
 

@@ -72,13 +72,18 @@ def edited_pieces(
 def loop_pieces(
     pipe: Music2LatentPipeline, requests: Sequence[Request], folder: Path, audio_length_in_s: float, **settings: Any
 ) -> list[Piece]:
-    """One loop for each request; ``settings`` are arguments of the pipeline's call."""
+    """One loop for each request; ``settings`` are arguments of the pipeline's call.
+
+    With a tempo, a loop has the whole number of beats next to ``audio_length_in_s``, since it keeps to no other.
+    """
     pieces = []
     folder.mkdir(parents=True, exist_ok=True)
     for index, request in enumerate(tqdm(requests, desc="loops", unit="piece")):
         path = folder / f"{index:03d}.wav"
-        _write(pipe, request, path, loop=True, audio_length_in_s=audio_length_in_s, **settings)
-        pieces.append(Piece(path.stem, path, index, audio_length_in_s, is_loop=True))
+        beat = 60 / request.tempo if request.tempo else audio_length_in_s
+        seconds = max(round(audio_length_in_s / beat), 1) * beat
+        _write(pipe, request, path, loop=True, audio_length_in_s=seconds, **settings)
+        pieces.append(Piece(path.stem, path, index, seconds, is_loop=True))
     return pieces
 
 

@@ -60,6 +60,14 @@ def test_a_loop_has_beats_if_it_holds_a_whole_number_of_them(pipeline, told, sec
     assert (told[0] != NO_BEAT).all() == has_beats
 
 
+def test_a_loop_of_a_broken_number_of_beats_is_told_the_length_that_fits(pipeline, caplog):
+    generate(pipeline, tempo=100.0, audio_length_in_s=1.0, loop=True)
+    assert "1.67 beats at tempo 100: the tempo is only a hint; audio_length_in_s=1.2000 fits" in caplog.text
+    caplog.clear()
+    generate(pipeline, tempo=100.0, audio_length_in_s=1.2, loop=True)
+    assert not caplog.text
+
+
 def test_given_audio_has_beats_that_are_not_known(pipeline, told):
     audio = 0.1 * torch.randn(1, 1, 22_050)
     generate(pipeline, tempo=120.0, audio=audio, audio_length_in_s=None, strength=0.5, num_inference_steps=2)

@@ -4,6 +4,7 @@ python scripts/picture_prompts.py --data_dir scripts/demo_music/test --output ou
 """
 
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def main(config: PictureConfig) -> Path:
             return_dict=False,
         )
         num_samples = round(config.seconds * pipe.sample_rate)
-        panels[f"generated: {request.text}"[:46]] = torch.as_tensor(audio)[0]
+        panels[textwrap.shorten(f"generated: {request.text}", 46, placeholder="...")] = torch.as_tensor(audio)[0]
         panels[f"real: {name}"] = read_audio(config.data_dir / name, pipe.sample_rate)[:, :num_samples]
     config.output.parent.mkdir(parents=True, exist_ok=True)
     spectrogram_figure(panels, pipe.sample_rate, num_columns=2).savefig(config.output, dpi=90)

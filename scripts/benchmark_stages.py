@@ -68,6 +68,7 @@ def dit_step(pipeline: Music2LatentPipeline, config: BenchmarkConfig) -> Callabl
         "text_mask": text_mask,
         "duration": torch.full((size,), config.seconds),
         "tempo": torch.full((size,), 100.0),
+        "beats": torch.zeros(size, num_frames),
         "key": torch.zeros(size, dtype=torch.int64),
     }
     objective = FlowObjective(model, text[0])

@@ -88,7 +88,7 @@ def requests(model: LatentDiT, data: LatentClips) -> dict[str, dict[str, Tensor]
     text = {"encoder_hidden_states": batch["text"], "encoder_attention_mask": batch["text_mask"]}
     return {
         "caption": nothing | text,
-        "tempo": nothing | {"tempo": batch["tempo"]},
+        "tempo": nothing | {"tempo": batch["tempo"], "beats": batch["beats"]},
         "key": nothing | {"key": torch.tensor([key_index(item.key) for item in data.items])},
         "context": nothing | {"context_latents": x0 * half, "context_mask": half},
     }

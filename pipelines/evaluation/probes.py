@@ -22,7 +22,7 @@ from torch import Tensor
 
 from autoencoder import Music2LatentAutoencoder
 from autoencoder.metrics import log_mel
-from pipelines.evaluation.statistics import Estimate, bootstrap_weights, estimate, mean_estimate
+from pipelines.evaluation.statistics import Estimate, bootstrap_weights, estimate
 
 NUM_FOLDS = 5
 ALPHAS = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)  # of the ridge; chosen inside of each training part
@@ -100,11 +100,18 @@ def probe(
     labels = np.array([str(task.labels[index]) for index in present])
     folds = StratifiedGroupKFold(NUM_FOLDS, shuffle=True, random_state=seed)
     predicted = _predict(vectors[present], labels, np.array(groups)[present], folds, lambda m, x: m.predict(x))
-    # balanced accuracy is the mean over clips with each clip weighted by the rarity of its class
-    classes, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    hits = (predicted == labels) * len(labels) / (len(classes) * counts[inverse])
     weights = bootstrap_weights(len(labels), num_replicates, seed)
-    return mean_estimate(hits, weights), 1 / len(classes)
+    return balanced_accuracy(labels, predicted, weights), 1 / len(np.unique(labels))
+
+
+def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> Estimate:
+    """Mean over classes of the part of their clips that is right; ``weights`` (replicates, clips) resample the clips."""
+    is_of = labels == np.unique(labels)[:, None]
+    is_hit = is_of & (predicted == labels)
+    drawn, hits = weights @ is_of.T, weights @ is_hit.T
+    recalls = np.divide(hits, drawn, out=np.full(drawn.shape, np.nan), where=drawn > 0)  # a class may not be drawn
+    value = (is_hit.sum(1) / is_of.sum(1)).mean()
+    return estimate(float(value), np.nanmean(recalls, axis=1), len(labels))
 
 
 def _probe_instruments(

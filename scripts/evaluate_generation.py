@@ -317,6 +317,12 @@ def main(config: GenerationEvaluationConfig) -> Path:
         return compare_files(*config.compare, config.output_dir)
     if (config.pipeline is None) == (config.audio_dir is None):
         raise ValueError("pass either --pipeline, a folder of save_pipeline.py, or --audio_dir with finished pieces")
+    for name in ("pipeline", "audio_dir", "reference_dir", "training_dir"):  # now, and not after the generation
+        folder = getattr(config, name)
+        if folder is not None and not folder.is_dir():
+            raise ValueError(f"there is no folder {folder}; --{name} needs one")
+    if config.pipeline is not None and not (config.pipeline / "model_index.json").is_file():
+        raise ValueError(f"{config.pipeline} holds no pipeline (no model_index.json); save_pipeline.py writes one")
     check_held_out(config.held_out_embedding, config.embeddings)
     started = time.perf_counter()
     run = Run(config)

@@ -105,7 +105,7 @@ def probe(
 
 
 def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> Estimate:
-    """Mean over classes of the part of their clips that is right; ``weights`` (replicates, clips) resample the clips."""
+    """Mean over classes of the part of their clips that is right; the clips are resampled."""
     is_of = labels == np.unique(labels)[:, None]
     is_hit = is_of & (predicted == labels)
     drawn, hits = weights @ is_of.T, weights @ is_hit.T

@@ -225,3 +225,16 @@ def test_results_do_not_depend_on_torchs_random_state(codec: Music2LatentAutoenc
         model = probe_latents.random_encoder(codec, seed=0)
         codes.append(model.encode(tone(440, 0.5)[None]).numpy())
     np.testing.assert_array_equal(*codes)
+
+
+@pytest.mark.parametrize("name", ["pipeline", "audio_dir", "reference_dir", "training_dir"])
+def test_a_folder_that_is_not_there_is_an_error_before_anything_is_generated(tmp_path, name):
+    folders = {"audio_dir": tmp_path} if name != "pipeline" else {}
+    config = GenerationEvaluationConfig(**(folders | {name: tmp_path / "none"}))
+    with pytest.raises(ValueError, match=rf"there is no folder .*none; --{name} needs one"):
+        evaluate_generation.main(config)
+
+
+def test_a_folder_without_a_pipeline_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no pipeline \(no model_index.json\)"):
+        evaluate_generation.main(GenerationEvaluationConfig(pipeline=tmp_path))

@@ -32,7 +32,7 @@ from pipelines import Music2LatentPipeline
 from pipelines.evaluation.agreement import Request
 from pipelines.evaluation.clap import Clap
 from pipelines.evaluation.coding import MIN_ITEMS, distance_metrics, sample_size_note, set_distances
-from pipelines.evaluation.embeddings import EmbeddingModel, load_embedding
+from pipelines.evaluation.embeddings import EmbeddingModel, file_hash, load_embedding
 from pipelines.evaluation.figures import curve_figure, overview_figure
 from pipelines.evaluation.generating import (
     edited_pieces,
@@ -222,7 +222,7 @@ class Run:
         names = [model.name for model in models]
         result = EvaluationResult(
             kind="generation",
-            settings={name: getattr(config, name) for name in RECORDED_SETTINGS},
+            settings={name: getattr(config, name) for name in RECORDED_SETTINGS} | judged(config),
             models={model.name: {"source": model.source, "sha256": model.sha256} for model in models},
             items={str(index): content_hash(repr(request)) for index, request in enumerate(self.requests)},
             metrics=distance_metrics(names, config.held_out_embedding)
@@ -302,10 +302,20 @@ class Run:
         return list(rows.values())
 
 
+def judged(config: GenerationEvaluationConfig) -> dict[str, str]:
+    """Which pipeline was judged and on which prompts: first digits of the SHA-256 of their files."""
+    if config.pipeline is None:
+        return {}
+    weights = sorted(config.pipeline.rglob("*.safetensors"))
+    return {"pipeline": file_hash(*weights)[:16], "prompts": file_hash(config.prompts)[:16]}
+
+
 def pictures(result: EvaluationResult) -> dict[str, tuple[str, Figure]]:
     """Pictures by file name, with their headings."""
     shown = [name for name in result.metrics if name.startswith(("FAD", "KAD")) or name.endswith("gain")]
-    found = {"quality": ("Distances and agreement with 95 % intervals", overview_figure(result, shown))}
+    found = {}
+    if any(name in system.estimates for name in shown for system in result.systems.values()):  # few pieces have none
+        found["quality"] = ("Distances and agreement with 95 % intervals", overview_figure(result, shown))
     if result.curves:
         found["curves"] = ("Quality against sampling steps", curve_figure(result.curves))
     return found

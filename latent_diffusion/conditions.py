@@ -52,6 +52,11 @@ def beats_at(
     return torch.where(tempo > 0, (seconds * tempo / 60) % BEAT_CYCLE, NO_BEAT)
 
 
+def whole_beats(seconds: float, tempo: float) -> float:
+    """Length nearest to ``seconds`` that holds a whole number of beats, at least one."""
+    return max(round(seconds * tempo / 60), 1) * 60 / tempo
+
+
 def random_context_mask(
     uniform: Float[Tensor, "batch 8"], lengths: Int[Tensor, " batch"], num_frames: int
 ) -> Float[Tensor, "batch 1 frames"]:

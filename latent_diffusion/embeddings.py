@@ -113,8 +113,8 @@ class BeatEmbedding(nn.Module):
         self.proj = Float32Linear(2 * len(self.PERIODS), width, bias=False)
 
     def forward(self, beats: Float[Tensor, "batch frames"]) -> Float[Tensor, "batch frames width"]:
-        periods = torch.tensor(self.PERIODS, device=beats.device)
-        angles = 2 * torch.pi * beats.float()[..., None] / periods
+        turns = 2 * torch.pi * beats.float()
+        angles = torch.stack([turns / period for period in self.PERIODS], dim=-1)  # no tensor to bring to the device
         features = torch.cat([angles.sin(), angles.cos()], dim=-1)
         return self.proj(features * (beats >= 0)[..., None])
 

@@ -1,7 +1,9 @@
 """Everything that one call computes with, one row per waveform."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,6 +11,10 @@ from diffusers.guiders import BaseGuidance
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from latent_diffusion.conditions import NO_TEMPO, whole_beats
+
+LOOP_TOLERANCE = 0.02  # of a beat
+logger = logging.getLogger(__name__)
 Latents = Float[Tensor, "batch channels frames"]
 
 
@@ -56,6 +62,26 @@ class Request:
     def seconds(self) -> float:
         """Length of each piece."""
         return self.num_samples / self.sample_rate
+
+    @cached_property
+    def beat_tempo(self) -> Float[Tensor, " batch"]:
+        """Tempo of the beats that each piece is told of; ``NO_TEMPO`` for none.
+
+        None beside given audio, whose beats are not known, and none in a loop of a broken number of beats.
+        """
+        return torch.tensor([self._beat_tempo(tempo) for tempo in self.conditions["tempo"][0].tolist()])
+
+    def _beat_tempo(self, tempo: float) -> float:
+        if tempo == NO_TEMPO or self.given is not None:
+            return NO_TEMPO
+        fitting = whole_beats(self.seconds, tempo)
+        if self.is_loop and abs(self.seconds - fitting) * tempo / 60 >= LOOP_TOLERANCE:
+            logger.warning(
+                "a loop of %.2f s has %.2f beats at tempo %g: the tempo is only a hint; audio_length_in_s=%.4f fits",
+                self.seconds, self.seconds * tempo / 60, tempo, fitting,
+            )  # fmt: skip
+            return NO_TEMPO
+        return tempo
 
     def generators(self) -> list[torch.Generator]:
         """A fresh generator per waveform, on the CPU."""

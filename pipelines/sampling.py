@@ -9,7 +9,6 @@ any solver of the flow integrates exactly.
 """
 
 import inspect
-import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from latent_diffusion.conditions import NO_BEAT, NO_TEMPO, beats_at
+from latent_diffusion.conditions import NO_BEAT, beats_at
 from pipelines.request import Latents, Request
 from pipelines.windows import final_frames, plan_windows
 
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from pipelines.pipeline_music2latent import Music2LatentPipeline
 
 FIRST_BEAT_S = 0.03  # a piece starts a little before its first bar line, so that an early note keeps its attack
-LOOP_BEATS_TOLERANCE = 0.02
-logger = logging.getLogger(__name__)
 CACHE_NAMES = {"pred_cond": "cond", "pred_uncond": "uncond"}
 
 
@@ -156,7 +153,8 @@ def _places(
         positions, seconds = window / config.latent_rate, request.seconds
     else:
         positions, seconds = torch.full((num_frames,), -1.0), min(num_frames / config.latent_rate, request.seconds)
-    beats = _beats(request, window / config.latent_rate)
+    since_bar = (window / config.latent_rate - FIRST_BEAT_S).expand(batch, -1)
+    beats = beats_at(since_bar.to(x0.device), request.beat_tempo.to(x0.device)[:, None])
     places = {
         "positions": positions.float().expand(batch, -1).to(x0.device),
         "duration": torch.full((batch,), seconds, dtype=torch.float32, device=x0.device),
@@ -165,27 +163,7 @@ def _places(
         mask = is_known.float().expand(batch, 1, -1).to(x0.device)
         places |= {"context_latents": x0 * mask, "context_mask": mask}
     pairs = {name: (value, value) for name, value in places.items()}
-    return pairs | {"beats": (beats.to(x0.device), torch.full_like(beats, NO_BEAT).to(x0.device))}
-
-
-def _beats(request: Request, seconds: Float[Tensor, "frames"]) -> Float[Tensor, "batch frames"]:
-    """Beats of the frames of each piece, counted from its start; they go with the tempo, as in the training.
-
-    None beside given audio, whose beats are not known, and none in a loop of a broken number of beats.
-    """
-    tempo = request.conditions["tempo"][0].float().cpu()[:, None]
-    is_free = torch.full_like(tempo, request.given is None, dtype=torch.bool)
-    if request.is_loop:
-        num_beats = request.seconds * tempo / 60
-        is_whole = (num_beats - num_beats.round()).abs() < LOOP_BEATS_TOLERANCE
-        for beats, bpm in zip(num_beats[~is_whole].tolist(), tempo[~is_whole].tolist(), strict=True):
-            fitting = max(round(beats), 1) * 60 / bpm
-            logger.warning(
-                "a loop of %.2f s has %.2f beats at tempo %g: the tempo is only a hint; audio_length_in_s=%.4f fits",
-                request.seconds, beats, bpm, fitting,
-            )  # fmt: skip
-        is_free &= is_whole
-    return beats_at((seconds.cpu() - FIRST_BEAT_S).expand(len(tempo), -1), torch.where(is_free, tempo, NO_TEMPO))
+    return pairs | {"beats": (beats, torch.full_like(beats, NO_BEAT))}  # they go with the tempo, as in the training
 
 
 def _generators_of_window(request: Request, window: Tensor) -> list[torch.Generator]:

@@ -303,11 +303,10 @@ class Run:
 
 
 def judged(config: GenerationEvaluationConfig) -> dict[str, str]:
-    """Which pipeline was judged and on which prompts: first digits of the SHA-256 of their files."""
+    """Which pipeline was judged: the first digits of the SHA-256 of its weights."""
     if config.pipeline is None:
         return {}
-    weights = sorted(config.pipeline.rglob("*.safetensors"))
-    return {"pipeline": file_hash(*weights)[:16], "prompts": file_hash(config.prompts)[:16]}
+    return {"pipeline": file_hash(*sorted(config.pipeline.rglob("*.safetensors")))[:16]}
 
 
 def pictures(result: EvaluationResult) -> dict[str, tuple[str, Figure]]:

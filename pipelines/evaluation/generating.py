@@ -10,6 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from autoencoder.audio import read_audio, write_audio
+from latent_diffusion.conditions import whole_beats
 from pipelines.evaluation.agreement import Request
 from pipelines.evaluation.pieces import Piece, read_requests
 from pipelines.pipeline_music2latent import Music2LatentPipeline
@@ -80,8 +81,7 @@ def loop_pieces(
     folder.mkdir(parents=True, exist_ok=True)
     for index, request in enumerate(tqdm(requests, desc="loops", unit="piece")):
         path = folder / f"{index:03d}.wav"
-        beat = 60 / request.tempo if request.tempo else audio_length_in_s
-        seconds = max(round(audio_length_in_s / beat), 1) * beat
+        seconds = whole_beats(audio_length_in_s, request.tempo) if request.tempo else audio_length_in_s
         _write(pipe, request, path, loop=True, audio_length_in_s=seconds, **settings)
         pieces.append(Piece(path.stem, path, index, seconds, is_loop=True))
     return pieces

@@ -12,6 +12,7 @@ from latent_diffusion.conditions import (
     key_index,
     random_context_mask,
     tempo_value,
+    whole_beats,
 )
 
 NUM_FRAMES = 40
@@ -67,6 +68,11 @@ def test_beats_count_from_the_bar_line_and_begin_again():
     seconds = torch.tensor([0.0, 0.5, 1.0, -0.5, 24.0])  # at 120 beats per minute, two a second
     expected = torch.tensor([0.0, 1.0, 2.0, BEAT_CYCLE - 1, 0.0])
     assert_close(beats_at(seconds, torch.tensor([120.0])), expected)
+
+
+@pytest.mark.parametrize(("seconds", "tempo", "beats"), [(10.0, 82.0, 14), (8.0, 120.0, 16), (0.1, 60.0, 1)])
+def test_a_length_of_whole_beats_is_the_nearest_and_not_nothing(seconds, tempo, beats):
+    assert whole_beats(seconds, tempo) == pytest.approx(beats * 60 / tempo)
 
 
 def test_there_are_no_beats_without_a_tempo():

@@ -88,6 +88,7 @@ class Run:
 
     def __init__(self, accelerator: Accelerator, task: Task, config: TrainingConfig) -> None:
         self.accelerator, self.task, self.config = accelerator, task, config
+        torch.backends.cudnn.benchmark = True  # all steps have the same shapes; on CUDA only
         task.model.to(memory_format=torch.channels_last)
         twin = copy.deepcopy(task.model) if accelerator.is_fsdp2 else None
         if config.gradient_checkpointing:
@@ -141,8 +142,11 @@ class Run:
         return True
 
     def with_average(self, call: Callable[[ModelMixin], Any]) -> Any:
-        """Call with the averaged model, on the main process; every process must come here."""
-        with self.average.in_model() as model:
+        """Call with the averaged model, on the main process; every process must come here.
+
+        Validation has other shapes than training, which are not worth compiling.
+        """
+        with self.average.in_model() as model, torch.compiler.set_stance("force_eager"):
             result = call(model) if self.accelerator.is_main_process else None
         self.accelerator.wait_for_everyone()
         return result

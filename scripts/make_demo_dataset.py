@@ -143,6 +143,11 @@ def assign_splits(jobs: Sequence[Job], test_fraction: float, seed: int) -> list[
     return ["test" if job.piece in test else "train" for job in jobs]
 
 
+def growing_folder(output_dir: Path) -> Path:
+    """Where a data set lies until it is complete."""
+    return output_dir.with_name(f".{output_dir.name}.partial")
+
+
 def open_folder(config: DemoConfig) -> Path:
     """The folder beside ``output_dir`` in which the data set grows: a new one, or one of a run that was stopped.
 
@@ -153,7 +158,7 @@ def open_folder(config: DemoConfig) -> Path:
     output_dir = config.output_dir.resolve()
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise FileExistsError(f"output_dir {config.output_dir} is not empty; delete it or name another folder")
-    folder = output_dir.with_name(f".{output_dir.name}.partial")
+    folder = growing_folder(output_dir)
     settings = {name: value for name, value in asdict(config).items() if name not in NOT_OF_THE_MUSIC}
     settings = json.loads(json.dumps(settings, default=str))
     path = folder / "settings.json"

@@ -24,6 +24,7 @@ STAGES: dict[str, Callable[[Run], bool]] = {
     "render": music.render,
     "gather": music.gather,
     "codec": stages.codec,
+    "finish rendering": music.finish_rendering,
     "encode": stages.encode,
     "transformer": stages.transformer,
     "export": stages.export,
@@ -52,6 +53,7 @@ def main(config: DemoTrainingConfig) -> bool:
             run.note()
             print(f"== {name}: {time.monotonic() - began:.0f} s in this call", flush=True)
     finally:
+        run.end_background()
         run.note()
         stages.deliver(run)
     print(f"finished: {run / 'model'}")

@@ -125,13 +125,13 @@ def produce(
         All results by their place in the plan, and whether these are all the clips.
     """
     results = read_progress(workshop.folder)
-    missing = [order for order in orders if order.index not in results]
-    if len(missing) < len(orders):
-        print(f"going on: {len(orders) - len(missing)} of {len(orders)} clips are there")
+    missing = [order for order in orders if order.index not in results and time.monotonic() < deadline]
+    if results:
+        print(f"going on: {len(results)} of {len(orders)} clips are there")
     with (
         (workshop.folder / PROGRESS).open("a", encoding="utf-8") as file,
         closing(_run(missing, workshop.make, num_workers)) as made,
-        tqdm(total=len(orders), initial=len(orders) - len(missing), unit="clip") as bar,
+        tqdm(total=len(orders), initial=len(results), unit="clip") as bar,
     ):
         for result in made:
             results[result.index] = result

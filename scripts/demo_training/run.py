@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,12 @@ class DemoTrainingConfig:
     """Time for this call; no limit if not given."""
     scale: float = 1.0
     """Scale of the music, of the time for training and of the batches; 0.01 rehearses everything on a CPU."""
-    render_minutes: float = 4.0
-    """Time for rendering, over all calls; when it is over, training goes on with the music that there is."""
-    codec_minutes: float = 14.0
+    render_minutes: float = 1.0
+    """Time for rendering, over all calls; then the codec is trained on what there is. Beside it, a machine with a GPU
+    renders on for the transformer."""
+    codec_minutes: float = 4.5
     """Time for training the codec, over all calls."""
-    transformer_minutes: float = 6.0
+    transformer_minutes: float = 2.5
     """Time for training the transformer, over all calls."""
     recording_weight: int = 3
     """How often a recorded clip counts as much as a rendered one in the training of the codec."""
@@ -59,6 +62,7 @@ class Run:
     config: DemoTrainingConfig
     started: float = field(default_factory=time.monotonic)
     report: dict[str, Any] = field(default_factory=dict)
+    background: subprocess.Popen | None = None
 
     def __post_init__(self) -> None:
         self.config.work_dir.mkdir(parents=True, exist_ok=True)
@@ -95,6 +99,25 @@ class Run:
     def script(self, name: str, *options: str) -> list[str]:
         """Command line of one of our scripts."""
         return [sys.executable, str(ROOT / "scripts" / name), *options]
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Run a command in the background, in a process group of its own, at low priority."""
+        with (self / "background.log").open("a", encoding="utf-8") as log:
+            self.background = subprocess.Popen(
+                ["nice", "-n", "10", *command],
+                env={**os.environ, **environment},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def end_background(self) -> None:
+        """End it, with all of its processes, whatever it has reached."""
+        if self.background is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.background.pid, signal.SIGKILL)
+            self.background.wait()
+            self.background = None
 
     def call(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> bool:
         """Run a command, and end it when this call's time is over. Returns whether it came to its end.

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from latent_diffusion.text import DEFAULT_TEXT_ENCODER
+from scripts.demo_training import music
 from scripts.demo_training.card import model_card
 from scripts.demo_training.run import ROOT, Run
 from scripts.demo_training.timed import Progress, train_for
@@ -37,6 +38,7 @@ def codec(run: Run) -> bool:
     if run.config.autoencoder is not None:
         shutil.copytree(run.config.autoencoder, run / "codec/autoencoder", dirs_exist_ok=True)
         return True
+    music.start_rendering(run)
     options = ["--data_dir", str(run / "codec_music"), "--validation_dir", str(run / "music/test")]
     command = run.script("train_autoencoder.py", *_scaled(run, CODEC_SETTINGS), *options)
     return _train(run, command, "codec", run.config.codec_minutes)
@@ -48,7 +50,7 @@ def encode(run: Run) -> bool:
         folder = run / "latents" / split
         if not (folder / "statistics.json").is_file():
             options = ["--data_dir", str(run / "music" / split), "--autoencoder", str(run / "codec/autoencoder")]
-            options += ["--output_dir", str(folder), "--mix_down", "true"]
+            options += ["--output_dir", str(folder), "--mix_down", "true", "--items_per_shard", "250"]
             if not run.call(run.script("encode_dataset.py", *options)):
                 return False
     return True
@@ -72,7 +74,7 @@ def _scaled(run: Run, settings: Path) -> list[str]:
         options += ["--warmup_steps", str(max(1, round(values["warmup_steps"] * run.config.scale)))]
         options += ["--num_workers", "0", *SMALL_VALIDATION[settings]]
     if not run.has_gpu:
-        options += ["--mixed_precision", "no"]
+        options += ["--mixed_precision", "no", "--compile", "false"]
     return options
 
 

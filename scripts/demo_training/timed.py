@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 RESERVE_SHARE = 0.06
-"""Part of the time kept for starting again, the last validation and the export."""
+"""Part of the time kept for the last validation and the export; the second start gets what the first one took."""
 START_SECONDS = 30.0
 """A call ends this much earlier: the time limit of a training counts from its first step, after imports and data."""
 NUM_PROBES = 4
@@ -104,7 +104,7 @@ def _probe(
     command: Sequence[str], folder: Path, progress: Progress, seconds: float, limit: float, probe_every: int
 ) -> None:
     """Measure the speed in a folder that is thrown away, and fix the length of the schedules by it."""
-    began, scratch = time.monotonic(), folder.with_name(f"{folder.name}_speed")
+    began, clock, scratch = time.monotonic(), time.time(), folder.with_name(f"{folder.name}_speed")
     shutil.rmtree(scratch, ignore_errors=True)
     steps = NUM_PROBES * probe_every
     options = ["--max_steps", str(steps), "--warmup_steps", "1", "--validate_every", str(steps)]
@@ -113,7 +113,8 @@ def _probe(
     progress.seconds_used += time.monotonic() - began
     if len(saved_steps(scratch)) == NUM_PROBES:
         progress.seconds_per_step = measured_seconds_per_step(scratch)
-        rest = max(seconds * (1 - RESERVE_SHARE) - progress.seconds_used, 0.0)
+        start = saved_steps(scratch)[0].begun - clock - probe_every * progress.seconds_per_step
+        rest = max(seconds * (1 - RESERVE_SHARE) - progress.seconds_used - start, 0.0)
         progress.max_steps = max(NUM_PROBES, round(rest / progress.seconds_per_step))
         print(
             f"{1 / progress.seconds_per_step:.2f} steps/s: the schedules end at step {progress.max_steps}", flush=True
@@ -130,7 +131,7 @@ def _continue(command: Sequence[str], folder: Path, progress: Progress, limit: f
     # a call that is killed loses what it did since its last checkpoint: a minute at most
     every = max(1, round(60 / progress.seconds_per_step))
     options = ["--max_steps", str(progress.max_steps), "--checkpoint_every", str(every)]
-    _run(command, folder, [*options, "--validate_every", str(max(1, progress.max_steps // 6))], limit)
+    _run(command, folder, [*options, "--validate_every", str(max(1, progress.max_steps // 2))], limit)
     progress.seconds_used += time.monotonic() - began
     saved = saved_steps(folder)
     progress.finished = bool(saved) and saved[-1].step >= progress.max_steps

@@ -223,9 +223,9 @@ class CodingMixin:
                 # contiguous: sums over another memory layout are made in another order
                 items = rearrange(items, "b (c l) t -> (b c) l t", l=self.config.latent_channels).contiguous()
                 noise = torch.cat([draw(start * rate, (stop - start) * rate) for start, stop in group], dim=1)
-                pairs = zip(self._split(items), self._split(noise, dim=1), strict=True)
+                pairs = zip(self._split(items), self._split(noise.to(items.device), dim=1), strict=True)
                 with torch.no_grad():  # not around a yield, where it would reach into the caller
-                    decoded = torch.cat([self.decode_latents(x, unit.to(x.device)) for x, unit in pairs])
+                    decoded = torch.cat([self.decode_latents(x, unit) for x, unit in pairs])
                 for (start, _), output in zip(group, decoded.chunk(len(group)), strict=True):
                     yield overlap_add.push(joiner.push(output, start * rate)).unflatten(0, (kept.shape[0], -1))
 

@@ -96,7 +96,8 @@ class Encoder(nn.Module):
 
     def features(self, spectrogram: Spectrogram) -> Float[Tensor, "batch features latent_frames"]:
         """Normalised output of the deepest level, channel-major; the input of the bottleneck."""
-        h = multiply(self.conv_in(spectrogram.contiguous(memory_format=torch.channels_last)), self.gain)
+        h = self.conv_in(spectrogram.contiguous(memory_format=torch.channels_last))
+        h = multiply(h, self.gain.to(h.dtype))  # else autocast's bfloat16 would end here
         h = self.blocks[0](h)
         for downsample, block in zip(self.downsamplers, self.blocks[1:], strict=True):
             h = block(downsample(h))

@@ -1,9 +1,6 @@
 """The training objective of the codec: the only place of its training that draws random numbers."""
 
-from collections.abc import Sequence
-
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -11,6 +8,7 @@ from autoencoder.consistency import GapSchedule, NoiseDensity, consistency_loss
 from autoencoder.metrics import multi_resolution_stft_distances
 from autoencoder.model import Music2LatentAutoencoder
 from autoencoder.networks import MagnitudeHead
+from autoencoder.random_numbers import BatchDraws
 from autoencoder.spectrogram import log_magnitudes
 
 
@@ -54,20 +52,19 @@ class ConsistencyObjective(nn.Module):
         self._no_split_modules = model._no_split_modules  # what FSDP wraps one by one
 
     def forward(
-        self, batch: dict[str, Tensor], generators: Sequence[torch.Generator], progress: float
+        self, batch: dict[str, Tensor], draws: BatchDraws, progress: float
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
         """One loss per item, and the ramp position of its noisier level.
 
         Args:
             batch: ``{"waveform": (batch, samples)}``.
-            generators: one per item, on the batch's device: an item's noise does not depend on its batch.
+            draws: random numbers on the batch's device: an item's noise does not depend on its batch.
             progress: part of the training that is done; it sets the gap.
         """
         model, ramp = self.model, self.model.ramp
         # channels-last is what the convolutions are fast with; everything computed from x0 keeps it
         x0 = model.spectrogram(batch["waveform"]).contiguous(memory_format=torch.channels_last)
-        uniform = torch.stack([torch.rand((), generator=one, device=x0.device) for one in generators])
-        t_high = self.density.t(uniform)
+        t_high = self.density.t(draws.uniform())
         t_low = (t_high - self.gap(progress)).clamp(min=0)
         # at the very start of the ramp both levels coincide and the weight would be infinite
         t_high = t_high.clamp(min=1e-4)
@@ -78,8 +75,7 @@ class ConsistencyObjective(nn.Module):
         if progress < self.magnitude_share:
             # zero times the denoiser: several processes wait for a gradient of every parameter
             return magnitude_losses + 0 * sum(one.sum() for one in model.denoiser.parameters()), t_high
-        noise = randn_tensor(x0.shape, generator=list(generators), device=x0.device)
-        noise = noise.contiguous(memory_format=torch.channels_last)
+        noise = draws.normal(*x0.shape[1:]).contiguous(memory_format=torch.channels_last)
         losses, estimate = consistency_loss(
             lambda x, sigma: model.denoise(x, sigma, maps), x0, noise, ramp.sigma(t_low), ramp.sigma(t_high)
         )

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from autoencoder.averaging import whole
 from autoencoder.checkpoints import ignore_stop_signals
 from autoencoder.data_order import Batch, PositionedItems, Positions, TrainingData, seed_of
+from autoencoder.random_numbers import BatchDraws
 
 
 @dataclass
@@ -86,11 +87,9 @@ def make_update(
         started = time.perf_counter()
         positions, batch, problems = next(batches)
         waited += time.perf_counter() - started
-        generators = [
-            torch.Generator(accelerator.device).manual_seed(seed_of(seed, position, 2)) for position in positions
-        ]
+        draws = BatchDraws(seed_of(seed, 2), positions, accelerator.device)
         with accelerator.accumulate(objective):
-            loss, level = objective(batch, generators, progress)
+            loss, level = objective(batch, draws, progress)
             accelerator.backward(loss.mean())
             if accelerator.sync_gradients:
                 limit = math.inf if max_grad_norm is None else max_grad_norm

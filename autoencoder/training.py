@@ -32,7 +32,7 @@ class Task:
 
     model: ModelMixin
     objective: nn.Module
-    """``objective(batch, generators, progress)`` -> (loss per item, position in [0, 1] of its noise level)."""
+    """``objective(batch, draws, progress)`` -> (loss per item, position in [0, 1] of its noise level)."""
     optimizer: torch.optim.Optimizer
     dataset: TrainingData
     validate: Callable[[ModelMixin, int], Validation]

@@ -1,15 +1,27 @@
 """The training objective of the transformer: the only place of its training that draws random numbers."""
 
-from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from latent_diffusion.conditions import NO_BEAT, NO_KEY, NO_TEMPO, random_context_mask
 from latent_diffusion.flow import flow_loss, interpolate, logit_normal, velocity
 from latent_diffusion.transformer import LatentDiT
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """Random numbers of a batch, ``(batch, *shape)``; each call gives other ones."""
+
+    def uniform(self, *shape: int) -> Tensor:
+        """In [0, 1)."""
+        ...
+
+    def normal(self, *shape: int) -> Tensor:
+        """Unit Gaussian."""
+        ...
 
 
 class FlowObjective(nn.Module):
@@ -49,30 +61,29 @@ class FlowObjective(nn.Module):
         self.time_mean, self.time_std, self.uniform_times = time_mean, time_std, uniform_times
 
     def forward(
-        self, batch: dict[str, Tensor], generators: Sequence[torch.Generator], progress: float
+        self, batch: dict[str, Tensor], draws: Draws, progress: float
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
         """One loss per item, and its time.
 
         Args:
             batch: output of ``LatentClips.collate``.
-            generators: one per item, on the batch's device: an item's draws do not depend on its batch.
+            draws: random numbers on the batch's device: an item's do not depend on its batch.
             progress: part of the training that is done; unused, this objective has no schedule.
         """
         mask = batch["mask"]
         x0 = self.model.normalize(batch["latents"]) * mask[:, None]
-        draws = torch.stack([torch.rand(14, generator=one, device=x0.device) for one in generators])
-        normal = randn_tensor((len(x0), 1), generator=list(generators), device=x0.device)[:, 0]
-        t = torch.special.ndtr(normal) if self.uniform_times else logit_normal(normal, self.time_mean, self.time_std)
-        noise = self._noise(x0, generators)
-        context_mask = random_context_mask(draws[:, 6:], mask.sum(1), mask.shape[1])
-        context_mask = context_mask * (draws[:, 0] < self.context_probability)[:, None, None]
-        unconditional = draws[:, 1] < self.unconditional_probability
-        text, text_mask = self._drop_text(batch, unconditional | (draws[:, 2] < self.text_dropout))
-        no_tempo = unconditional | (draws[:, 3] < self.number_dropout)
-        no_beats = unconditional | (draws[:, 3] < self.number_dropout + self.beat_dropout)
-        no_key = unconditional | (draws[:, 4] < self.number_dropout)
+        chances, level = draws.uniform(14), draws.normal()
+        t = torch.special.ndtr(level) if self.uniform_times else logit_normal(level, self.time_mean, self.time_std)
+        noise = self._noise(x0, draws)
+        context_mask = random_context_mask(chances[:, 6:], mask.sum(1), mask.shape[1])
+        context_mask = context_mask * (chances[:, 0] < self.context_probability)[:, None, None]
+        unconditional = chances[:, 1] < self.unconditional_probability
+        text, text_mask = self._drop_text(batch, unconditional | (chances[:, 2] < self.text_dropout))
+        no_tempo = unconditional | (chances[:, 3] < self.number_dropout)
+        no_beats = unconditional | (chances[:, 3] < self.number_dropout + self.beat_dropout)
+        no_key = unconditional | (chances[:, 4] < self.number_dropout)
         positions = torch.arange(mask.shape[1], device=x0.device) / self.model.config.latent_rate
-        positions = torch.where(draws[:, 5, None] < self.position_dropout, -1.0, positions)
+        positions = torch.where(chances[:, 5, None] < self.position_dropout, -1.0, positions)
         predicted = self.model(
             interpolate(x0, noise, t),
             t,
@@ -90,10 +101,9 @@ class FlowObjective(nn.Module):
         )[0]
         return flow_loss(predicted, velocity(x0, noise), mask), t
 
-    def _noise(self, x0: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def _noise(self, x0: Tensor, draws: Draws) -> Tensor:
         """Drawn at the longest length, so that an item's noise does not depend on how far its batch is padded."""
-        shape = (len(x0), x0.shape[1], self.model.config.max_frames)
-        return randn_tensor(shape, generator=list(generators), device=x0.device)[..., : x0.shape[2]]
+        return draws.normal(x0.shape[1], self.model.config.max_frames)[..., : x0.shape[2]]
 
     def _drop_text(self, batch: dict[str, Tensor], is_dropped: Tensor) -> tuple[Tensor, Tensor]:
         """Replace the text of some items by the empty prompt."""

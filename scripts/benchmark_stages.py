@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from autoencoder import Music2LatentAutoencoder
 from autoencoder.consistency import GapSchedule
 from autoencoder.objective import ConsistencyObjective
+from autoencoder.random_numbers import BatchDraws
 from latent_diffusion.objective import FlowObjective
 from latent_diffusion.text import encode_text
 from pipelines import Music2LatentPipeline
@@ -81,8 +82,7 @@ def training_step(
     """Forward, backward and update as one call."""
 
     def step() -> None:
-        generators = [torch.Generator().manual_seed(index) for index in range(size)]
-        objective(batch, generators, 0.5)[0].mean().backward()
+        objective(batch, BatchDraws(0, range(size)), 0.5)[0].mean().backward()
         optimizer.step()
         optimizer.zero_grad()
 

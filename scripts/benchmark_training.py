@@ -39,6 +39,7 @@ from autoencoder.data import RandomCrops
 from autoencoder.data_order import Batch, PositionedItems, TrainingData
 from autoencoder.objective import ConsistencyObjective
 from autoencoder.optimization import batches_from, checkpoint_blocks, compile_networks, make_update
+from autoencoder.random_numbers import BatchDraws
 from autoencoder.recordings import open_recordings
 from autoencoder.reporting import peak_memory
 from latent_diffusion import LatentDiT
@@ -187,9 +188,9 @@ def our_steps(
 def count_flops(accelerator: Accelerator, objective: torch.nn.Module, batch: Batch) -> int:
     """Operations of one forward and backward pass."""
     positions, tensors, _ = batch
-    generators = [torch.Generator(accelerator.device).manual_seed(position) for position in positions]
+    draws = BatchDraws(0, positions, accelerator.device)
     with FlopCounterMode(display=False) as counter:
-        accelerator.backward(objective(tensors, generators, 0.5)[0].mean())
+        accelerator.backward(objective(tensors, draws, 0.5)[0].mean())
     objective.zero_grad()
     return counter.get_total_flops()
 

@@ -28,11 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from autoencoder import Music2LatentAutoencoder
 from autoencoder.consistency import GapSchedule, NoiseDensity
 from autoencoder.data import RandomCrops
-from autoencoder.data_order import PositionedItems, seed_of
+from autoencoder.data_order import PositionedItems
 from autoencoder.figures import spectrogram_figure
 from autoencoder.metrics import level_difference, log_mel_correlation, log_mel_distance, multi_resolution_stft_distance
 from autoencoder.objective import ConsistencyObjective
 from autoencoder.optimization import trained_parameters
+from autoencoder.random_numbers import BatchDraws
 from autoencoder.recordings import Recordings, open_recordings, read_recording
 from autoencoder.training import Task, TrainingConfig, Validation, fit
 
@@ -183,9 +184,8 @@ def validation_loss(objective: ConsistencyObjective, crops: RandomCrops) -> floa
     device, losses, items = objective.model.device, [], PositionedItems(crops, seed=0)
     for start in range(0, len(crops) * VALIDATION_DRAWS, VALIDATION_BATCH):
         positions, batch, _ = items.collate([items[start + offset] for offset in range(VALIDATION_BATCH)])
-        generators = [torch.Generator(device).manual_seed(seed_of(1, position)) for position in positions]
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        losses.append(objective(batch, generators, progress=1.0)[0])
+        losses.append(objective(batch, BatchDraws(1, positions, device), progress=1.0)[0])
     return torch.cat(losses).mean().item()
 
 

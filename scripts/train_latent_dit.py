@@ -33,6 +33,7 @@ from autoencoder.figures import spectrogram_figure
 from autoencoder.muon import MuonWithAdamW
 from autoencoder.optimization import trained_parameters
 from autoencoder.processes import process_state
+from autoencoder.random_numbers import BatchDraws
 from autoencoder.training import Task, TrainingConfig, Validation, fit
 from latent_diffusion import LatentDiT
 from latent_diffusion.caption_states import encode_captions
@@ -161,8 +162,7 @@ def validation_loss(objective: FlowObjective, data: LatentClips, num_clips: int)
         draws = range(index * VALIDATION_DRAWS, (index + 1) * VALIDATION_DRAWS)
         items = [data.draw(index, torch.Generator().manual_seed(seed_of(0, draw))) for draw in draws]
         batch = {name: tensor.to(device) for name, tensor in data.collate(items).items()}
-        generators = [torch.Generator(device).manual_seed(seed_of(1, draw)) for draw in draws]
-        losses.append(objective(batch, generators, progress=1.0)[0])
+        losses.append(objective(batch, BatchDraws(1, draws, device), progress=1.0)[0])
     return torch.cat(losses).mean().item()
 
 

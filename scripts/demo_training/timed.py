@@ -131,7 +131,7 @@ def _continue(command: Sequence[str], folder: Path, progress: Progress, limit: f
     # a call that is killed loses what it did since its last checkpoint: a minute at most
     every = max(1, round(60 / progress.seconds_per_step))
     options = ["--max_steps", str(progress.max_steps), "--checkpoint_every", str(every)]
-    _run(command, folder, [*options, "--validate_every", str(max(1, progress.max_steps // 2))], limit)
+    _run(command, folder, [*options, "--validate_every", str(progress.max_steps)], limit)
     progress.seconds_used += time.monotonic() - began
     saved = saved_steps(folder)
     progress.finished = bool(saved) and saved[-1].step >= progress.max_steps

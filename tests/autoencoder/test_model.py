@@ -11,6 +11,7 @@ from autoencoder import Music2LatentAutoencoder
 from autoencoder.consistency import GapSchedule
 from autoencoder.noise import place_noise
 from autoencoder.objective import ConsistencyObjective
+from autoencoder.random_numbers import BatchDraws
 from tests.conftest import TINY_CODEC, tone
 
 
@@ -105,9 +106,8 @@ def test_forward_keeps_the_shape_and_has_gradients_for_every_parameter() -> None
 
 def test_every_parameter_takes_part_in_the_training_step(codec: Music2LatentAutoencoder) -> None:
     objective = ConsistencyObjective(codec.train(), GapSchedule())
-    generators = [torch.Generator().manual_seed(k) for k in range(2)]
     batch = {"waveform": torch.cat([tone(300.0, 0.1), tone(500.0, 0.1)])[:, : codec.spectrogram.num_samples(16)]}
-    losses, levels = objective(batch, generators, 0.0)
+    losses, levels = objective(batch, BatchDraws(0, range(2)), 0.0)
     losses.mean().backward()
     assert losses.shape == levels.shape == (2,)
     for name, parameter in codec.named_parameters():
@@ -120,7 +120,7 @@ def test_the_spectral_term_is_the_distance_of_the_estimates_audio(codec: Music2L
 
     def losses(spectral_weight: float) -> torch.Tensor:
         objective = ConsistencyObjective(codec, GapSchedule(), spectral_weight=spectral_weight)
-        return objective({"waveform": waveforms}, [torch.Generator().manual_seed(k) for k in range(2)], 0.5)[0]
+        return objective({"waveform": waveforms}, BatchDraws(0, range(2)), 0.5)[0]
 
     terms = losses(10.0) - losses(0.0)
     torch.testing.assert_close(losses(20.0) - losses(0.0), 2 * terms)
@@ -130,7 +130,7 @@ def test_the_spectral_term_is_the_distance_of_the_estimates_audio(codec: Music2L
 def test_the_spectral_term_trains_on_silence(codec: Music2LatentAutoencoder) -> None:
     objective = ConsistencyObjective(codec.train(), GapSchedule(), spectral_weight=10.0)
     batch = {"waveform": torch.zeros(1, codec.spectrogram.num_samples(16))}
-    losses, _ = objective(batch, [torch.Generator().manual_seed(0)], 0.0)
+    losses, _ = objective(batch, BatchDraws(0, [0]), 0.0)
     losses.mean().backward()
     assert losses.isfinite().all()
     for name, parameter in codec.named_parameters():
@@ -142,7 +142,7 @@ def test_the_first_share_of_the_training_is_about_magnitudes_only(codec: Music2L
     batch = {"waveform": torch.cat([tone(300.0, 0.1), tone(500.0, 0.1)])[:, : codec.spectrogram.num_samples(16)]}
 
     def losses(progress: float) -> torch.Tensor:
-        return objective(batch, [torch.Generator().manual_seed(k) for k in range(2)], progress)[0]
+        return objective(batch, BatchDraws(0, range(2)), progress)[0]
 
     losses(0.2).mean().backward()
     for name, parameter in objective.named_parameters():
@@ -153,7 +153,7 @@ def test_the_first_share_of_the_training_is_about_magnitudes_only(codec: Music2L
     wanted = (x0.norm(dim=1, keepdim=True) + 0.02).log()
     torch.testing.assert_close(losses(0.2), 3 * (read - wanted).square().flatten(1).mean(1), rtol=1e-4, atol=1e-4)
     published = ConsistencyObjective(codec, GapSchedule())
-    alone = published(batch, [torch.Generator().manual_seed(k) for k in range(2)], 0.5)[0]
+    alone = published(batch, BatchDraws(0, range(2)), 0.5)[0]
     torch.testing.assert_close(losses(0.5) - alone, losses(0.2), rtol=1e-4, atol=1e-3)
 
 
@@ -167,8 +167,8 @@ def test_of_a_new_codec_only_the_denoiser_is_silent() -> None:
 def test_the_loss_of_an_item_does_not_depend_on_its_batch(codec: Music2LatentAutoencoder) -> None:
     objective = ConsistencyObjective(codec, GapSchedule())
     waveforms = torch.cat([tone(300.0, 0.1), tone(500.0, 0.1)])[:, : codec.spectrogram.num_samples(16)]
-    together, _ = objective({"waveform": waveforms}, [torch.Generator().manual_seed(k) for k in range(2)], 0.5)
-    alone, _ = objective({"waveform": waveforms[1:]}, [torch.Generator().manual_seed(1)], 0.5)
+    together, _ = objective({"waveform": waveforms}, BatchDraws(0, range(2)), 0.5)
+    alone, _ = objective({"waveform": waveforms[1:]}, BatchDraws(0, [1]), 0.5)
     torch.testing.assert_close(together[1:], alone)
 
 

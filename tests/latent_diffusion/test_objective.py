@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from autoencoder.random_numbers import BatchDraws
 from latent_diffusion import LatentDiT
 from latent_diffusion.objective import FlowObjective
 from tests.conftest import TINY_DIT, randomize
@@ -61,8 +62,8 @@ def objective_of(model: LatentDiT, **probabilities: float) -> FlowObjective:
 
 
 def losses(objective: FlowObjective, batch: dict[str, torch.Tensor], first_seed: int = 0) -> torch.Tensor:
-    seeds = range(first_seed, first_seed + len(batch["latents"]))
-    return objective(batch, [torch.Generator().manual_seed(seed) for seed in seeds], progress=0.5)[0].detach()
+    positions = range(first_seed, first_seed + len(batch["latents"]))
+    return objective(batch, BatchDraws(0, positions), progress=0.5)[0].detach()
 
 
 ITEMS = [item(0, 12, 5), item(1, 20, 1), item(2, 7, 8)]
@@ -70,8 +71,7 @@ DEFAULTS = {"unconditional_probability": 0.3, "text_dropout": 0.3, "number_dropo
 
 
 def test_there_is_one_loss_and_one_time_per_item(model):
-    generators = [torch.Generator().manual_seed(seed) for seed in range(3)]
-    values, times = objective_of(model)(collate(ITEMS), generators, progress=0.0)
+    values, times = objective_of(model)(collate(ITEMS), BatchDraws(0, range(3)), progress=0.0)
     assert values.shape == times.shape == (3,)
     assert ((times > 0) & (times < 1)).all()
 
@@ -91,12 +91,12 @@ def test_the_loss_does_not_depend_on_the_padding(model, probability):
     assert_close(losses(objective, padded), losses(objective, collate(ITEMS[:1])))
 
 
-def test_the_same_generators_give_the_same_loss(model):
+def test_the_same_draws_give_the_same_loss(model):
     objective = objective_of(model, **DEFAULTS)
     assert_close(losses(objective, collate(ITEMS)), losses(objective, collate(ITEMS)), rtol=0, atol=0)
 
 
-def test_other_generators_give_other_losses(model):
+def test_other_draws_give_other_losses(model):
     objective = objective_of(model)
     assert (losses(objective, collate(ITEMS), 10) - losses(objective, collate(ITEMS))).abs().min() > 1e-3
 
@@ -104,8 +104,7 @@ def test_other_generators_give_other_losses(model):
 @pytest.mark.parametrize("probability", [0.0, 1.0])
 def test_every_parameter_gets_a_gradient_whatever_is_dropped(model, probability):
     objective = objective_of(model, **dict.fromkeys(EVERYTHING_GIVEN, probability))
-    generators = [torch.Generator().manual_seed(seed) for seed in range(3)]
-    objective(collate(ITEMS), generators, progress=0.0)[0].sum().backward()
+    objective(collate(ITEMS), BatchDraws(0, range(3)), progress=0.0)[0].sum().backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 

@@ -16,6 +16,7 @@ from autoencoder import Music2LatentAutoencoder
 from autoencoder.consistency import GapSchedule
 from autoencoder.objective import ConsistencyObjective
 from autoencoder.optimization import checkpoint_blocks
+from autoencoder.random_numbers import BatchDraws
 from autoencoder.training import Task, TrainingConfig, Validation, fit
 from latent_diffusion import LatentDiT
 from scripts import train_autoencoder, train_latent_dit
@@ -110,7 +111,7 @@ def test_recomputed_blocks_keep_less_of_the_forward_pass(codec: Music2LatentAuto
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             objective = ConsistencyObjective(codec.train(), GapSchedule())
-            loss = objective(batch, [torch.Generator().manual_seed(0)], 0.0)[0].mean()
+            loss = objective(batch, BatchDraws(0, [0]), 0.0)[0].mean()
             kept.append(sum(sizes.values()))
         gradients.append(torch.autograd.grad(loss, list(codec.parameters())))
         checkpoint_blocks(codec)
@@ -140,7 +141,7 @@ class SometimesInfinite(nn.Module):
         super().__init__()
         self.model, self.bad = model, bad
 
-    def forward(self, batch: dict, generators: list, progress: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, batch: dict, draws: BatchDraws, progress: float) -> tuple[torch.Tensor, torch.Tensor]:
         loss = sum(parameter.square().mean() for parameter in self.model.parameters())
         is_bad = torch.tensor([int(index) in self.bad for index in batch["position"]])
         return loss * torch.where(is_bad, torch.inf, 1.0), torch.zeros(len(is_bad))

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from autoencoder import Music2LatentAutoencoder
 from latent_diffusion import LatentDiT
 from scripts import train_autoencoder
-from scripts.demo_dataset.production import write_audio
+from scripts.demo_dataset.production import PROGRESS, Result, write_audio
 from scripts.demo_training import music, stages
 from scripts.demo_training.card import model_card
 from scripts.demo_training.run import DemoTrainingConfig, Run
 from scripts.demo_training.timed import Progress, measured_seconds_per_step, saved_steps, train_for
-from scripts.make_demo_dataset import DemoConfig, clip_lengths
+from scripts.make_demo_dataset import DemoConfig, clip_lengths, growing_folder
 from scripts.train_demo import STAGES, main
 from tests.scripts.conftest import WEIGHTS, codec_config
 
@@ -128,6 +129,31 @@ def run(tmp_path: Path) -> Run:
 def _kit(folder: Path) -> Path:
     (folder / "kit").mkdir()
     return folder / "kit"
+
+
+def test_music_that_is_still_rendered_is_laid_out_as_far_as_it_is(run: Run) -> None:
+    (run / "rendered").rename(growing_folder(run / "rendered"))
+    folder = growing_folder(run / "rendered")
+    rows = [json.loads((folder / split / "metadata.jsonl").read_text()) for split in ("train", "test")]
+    results = [Result(0, "train", rows[0]), Result(1, "test", rows[1]), Result(2, "train", None, "silent")]
+    (folder / PROGRESS).write_text("".join(json.dumps(vars(result)) + "\n" for result in results) + '{"index": 3, "spl')
+    assert music.gather(run)
+    assert (run / "music/train/patterns_a.wav").is_file()
+    assert (run / "music/test/patterns_b.wav").is_file()
+
+
+def test_what_runs_in_the_background_is_ended_with_its_children(run: Run) -> None:
+    run.start(["sh", "-c", "sleep 60 & echo $!; wait"], {})
+    log = run / "background.log"
+    deadline = time.monotonic() + 10
+    while not log.read_text().strip() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    run.end_background()
+    with pytest.raises(ProcessLookupError):
+        for _ in range(1000):  # until init has collected it
+            os.kill(int(log.read_text()), 0)
+            time.sleep(0.01)
+    assert run.background is None
 
 
 def test_recordings_count_more_in_the_training_of_the_codec(run: Run) -> None:

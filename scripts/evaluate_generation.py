@@ -156,14 +156,12 @@ class Run:
         self.pieces: dict[str, list[Piece]] = {}
         self.steps: dict[int, list[Piece]] = {}
         if config.audio_dir is not None:
-            self.pieces["pieces"], self.requests = finished_pieces(config.audio_dir)
-            self.sample_rate = soundfile.info(self.pieces["pieces"][0].path).samplerate
-            self.judged = "pieces"
+            self.pieces["generated"], self.requests = finished_pieces(config.audio_dir)
+            self.sample_rate = soundfile.info(self.pieces["generated"][0].path).samplerate
         else:
             self.requests, _ = read_requests(config.prompts, config.num_prompts)
             self.sample_rate = self._generate()
             self.pieces["real"] = real_pieces(config.prompts, config.num_prompts)
-            self.judged = "generated"
 
     def _generate(self) -> int:
         config = self.config
@@ -255,7 +253,7 @@ class Run:
         return Known(reference, training, self.requests, texts, f"clap:{config.clap}"), models
 
     def _notes(self, known: Known, measured: Mapping[str, Sequence[PieceResult]]) -> list[str]:
-        pieces = measured[self.judged]
+        pieces = measured["generated"]
         notes = [f"{len(pieces)} pieces for {len(self.requests)} requests; requests are what is resampled."]
         for model, reference in known.reference.items():
             note = sample_size_note(model, [reference, [piece.embeddings[model] for piece in pieces]])
@@ -288,10 +286,10 @@ class Run:
     def examples(self, result: EvaluationResult) -> list[Example]:
         """The least typical pieces first, each beside the clip that its prompt describes."""
         key = f"typicality {self.config.embeddings[0]}"
-        items = result.systems[self.judged].items
+        items = result.systems["generated"].items
         real = {piece.request: piece for piece in self.pieces.get("real", [])}
         rows: dict[int, Example] = {}
-        for piece in sorted(self.pieces[self.judged], key=lambda piece: items[piece.name].get(key, 0.0)):
+        for piece in sorted(self.pieces["generated"], key=lambda piece: items[piece.name].get(key, 0.0)):
             if piece.request in rows or len(rows) == self.config.num_examples:
                 continue
             shown = {"generated": read_audio(piece.path, self.sample_rate)}

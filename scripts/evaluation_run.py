@@ -61,7 +61,7 @@ def compare_files(first: Path, second: Path, output_dir: Path) -> Path:
     """Print what differs between two results, with its significance, and write it as comparison.html."""
     one, other = EvaluationResult.load(first), EvaluationResult.load(second)
     changes, paired = compare(one, other), is_paired(one, other)
-    print(comparison_table(changes))
+    print(comparison_table(changes) if changes else "all figures that both have are equal")
     print(f"{'paired' if paired else 'unpaired'} bootstrap, p-values corrected for {len(changes)} comparisons (Holm)")
     page = output_dir / "comparison.html"
     comparison_page(page, changes, str(first), str(second), paired)

@@ -77,8 +77,11 @@ def read_requests(path: Path, limit: int | None = None) -> tuple[list[Request], 
     """Requests of a JSON-lines file in AudioFolder's layout, and its records.
 
     Raises:
-        ValueError: a line is no JSON, has no text, or an impossible tempo or key; line and remedy are named.
+        ValueError: there is no such file, or a line is no JSON, has no text, or an impossible tempo or key; line and
+            remedy are named.
     """
+    if not path.is_file():
+        raise ValueError(f'there is no file {path}; expected JSON lines such as {{"text": "slow piano", "tempo": 70}}')
     requests: list[Request] = []
     records: list[dict[str, Any]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):

@@ -141,7 +141,7 @@ def compare(first: EvaluationResult, second: EvaluationResult, level: float = 0.
     On the same items, with the same seed, the bootstrap is paired: both saw the same resampled items.
 
     Raises:
-        ValueError: the results are of different kinds, numbers of replicates or embedding weights.
+        ValueError: the results are of different kinds, numbers of replicates or embedding weights, or share no figure.
     """
     if first.kind != second.kind:
         raise ValueError(f"cannot compare an evaluation of kind {first.kind!r} with one of {second.kind!r}")
@@ -157,6 +157,11 @@ def compare(first: EvaluationResult, second: EvaluationResult, level: float = 0.
         for metric in first.systems[system].estimates
         if metric in second.systems[system].estimates
     ]
+    if not pairs:
+        raise ValueError(
+            f"the results share no figure: one has the systems {', '.join(first.systems)}, the other "
+            f"{', '.join(second.systems)}"
+        )
     pairs = [pair for pair in pairs if pair[2].value != pair[3].value]
     tested = [difference(one, other) for _, _, one, other in pairs]
     corrected = holm([p_value for _, p_value in tested])

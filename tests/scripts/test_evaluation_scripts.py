@@ -180,7 +180,7 @@ def test_finished_pieces_with_seams_are_judged(tmp_path: Path) -> None:
         num_examples=0,
         num_workers=1,
     )
-    estimates = EvaluationResult.load(evaluate_generation.main(config)).systems["pieces"].estimates
+    estimates = EvaluationResult.load(evaluate_generation.main(config)).systems["generated"].estimates
     assert estimates["seam rank"].value > 0.95
     assert estimates["loop seam rank"].value > 0.9
     assert estimates["duration error (s)"].value == pytest.approx(-0.5)

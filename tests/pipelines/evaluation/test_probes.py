@@ -1,3 +1,5 @@
+"""Probes: balanced accuracy stays below one."""
+
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score

@@ -74,6 +74,11 @@ def test_unlike_results_are_not_compared(tmp_path: Path) -> None:
         compare(result(), result(kind="probes"))
     with pytest.raises(ValueError, match="different weights of musicnn"):
         compare(result(), result(sha256="b"))
+    other = result()
+    other.systems = {"another": other.systems["codec"]}
+    with pytest.raises(ValueError, match="share no figure: one has the systems codec, baseline, the other another"):
+        compare(result(), other)
+    assert compare(result(), result()) == []
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(ValueError, match=r"not the results\.json of an evaluation"):
         EvaluationResult.load(tmp_path / "x.json")

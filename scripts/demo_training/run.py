@@ -32,9 +32,9 @@ class DemoTrainingConfig:
     render_minutes: float = 1.0
     """Time for rendering, over all calls; then the codec is trained on what there is. Beside it, a machine with a GPU
     renders on for the transformer."""
-    codec_minutes: float = 4.5
+    codec_minutes: float = 14.0
     """Time for training the codec, over all calls."""
-    transformer_minutes: float = 2.5
+    transformer_minutes: float = 6.0
     """Time for training the transformer, over all calls."""
     recording_weight: int = 3
     """How often a recorded clip counts as much as a rendered one in the training of the codec."""

@@ -37,6 +37,8 @@ class GroupNorm(nn.GroupNorm):
     ) -> Float[Tensor, "batch channels *shape"]:
         """Normalised ``x``, in its own memory if it is a disposable intermediate result and no gradient is wanted."""
         if torch.is_grad_enabled() or x.ndim != 4 or x.device.type != "cpu":
+            if not torch.amp.is_autocast_available(x.device.type):  # meta tensors
+                return super().forward(x)
             with torch.autocast(x.device.type, enabled=False):  # it would make everything float32, twice the memory
                 weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
                 return F.group_norm(x, self.num_groups, weight, bias, self.eps)

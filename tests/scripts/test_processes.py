@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import socket
 from pathlib import Path
 
@@ -22,9 +23,12 @@ from tests.scripts.conftest import WEIGHTS, codec_config, dit_config, encoding_c
 
 
 def free_port() -> str:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return str(one.getsockname()[1])
+    """A port that is free, outside of the range from which outgoing connections of other tests take theirs."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 30_000)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return str(port)
 
 
 def as_rank(rank: int, num_processes: int, port: str, log: Path, function, *args) -> None:
@@ -50,11 +54,12 @@ def launch(new_process, tmp_path):
         ]
         for process in processes:
             process.start()
-        for process, log in zip(processes, logs, strict=True):
+        for process in processes:
             process.join(150)
-            exit_code = process.exitcode
+        exit_codes = [process.exitcode for process in processes]
+        for process in processes:
             process.kill()
-            assert exit_code == 0, log.read_text()[-3000:]
+        assert exit_codes == [0] * num_processes, "\n".join(log.read_text()[-3000:] for log in logs)
 
     return launch
 

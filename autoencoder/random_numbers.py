@@ -1,8 +1,8 @@
 """Random numbers of a training as a function of (seed, position, place): the same on every device, in any batch.
 
 torch's generators hold a state. For items that do not depend on their batch each would need one of its own, and a
-kernel for each of its draws; on a GPU these cost more time than the networks. Here a number is a hash of its item's
-key and its place, so that a batch is drawn at once.
+kernel for each of its draws. Here a number is a hash of its item's key and its place, so that a batch is drawn at
+once.
 
 Symbols
     keys    one 64-bit number per item, as int64
@@ -23,7 +23,8 @@ Keys = Int[Tensor, " batch"]
 
 
 def _signed(value: int) -> int:
-    """A 64-bit pattern as torch's int64 holds it."""
+    """The lowest 64 bits of a number, as torch's int64 holds them."""
+    value %= 2**64
     return value - 2**64 if value >= 2**63 else value
 
 
@@ -42,7 +43,7 @@ class BatchDraws:
 
     def __init__(self, seed: int, positions: Sequence[int], device: torch.device | str = "cpu") -> None:
         places = torch.tensor(positions, dtype=torch.int64).to(device, non_blocking=True)
-        self._keys = _mix(_signed(seed % 2**64) + places * GAMMA)
+        self._keys = _mix(_signed(seed) + places * GAMMA)
         self._num_calls = 0
 
     def uniform(self, *shape: int) -> Float[Tensor, "batch *shape"]:
@@ -61,7 +62,7 @@ class BatchDraws:
 
     def _next_keys(self) -> Keys:
         self._num_calls += 1
-        return _mix(self._keys ^ _signed(self._num_calls * 0x9E3779B97F4A7C15 % 2**64))
+        return _mix(self._keys ^ _signed(self._num_calls * GAMMA))
 
 
 def _hashes(keys: Keys, num: int) -> Int[Tensor, "batch num"]:

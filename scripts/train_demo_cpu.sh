@@ -24,7 +24,7 @@ for copy in 1 2 3; do # recordings are few, and the harder part
 done
 "$python" "$scripts/train_autoencoder.py" --config "$scripts/configs/autoencoder_demo.yaml" --max_steps 2700 \
     --batch_size 4 --warmup_steps 30 --ema_decay 0.995 --last_gap 0.1 --magnitude_share 0.5 --mixed_precision no \
-    --num_workers 1 --compile false --log_every 20 --validate_every 600 --checkpoint_every 150 \
+    --num_workers 1 --log_every 20 --validate_every 600 --checkpoint_every 150 \
     --data_dir "$out/codec_music" --validation_dir "$out/music/test" --output_dir "$out/codec"
 for split in train test; do
     "$python" "$scripts/encode_dataset.py" --data_dir "$out/music/$split" --autoencoder "$out/codec/autoencoder" \

@@ -203,11 +203,11 @@ class Upsample(nn.Module):
     def forward(self, x: Float[Tensor, "batch channels bins frames"]) -> Float[Tensor, "batch out_channels high long"]:
         if is_hooked(self.conv):
             return self.conv(x.repeat_interleave(self.factors[0], dim=-2).repeat_interleave(self.factors[1], dim=-1))
-        weight = self.conv.weight
+        kernel = self.conv.weight.flip(-2, -1).transpose(0, 1)
         # each input value meets every tap of the convolution once per repetition
-        spread = weight.new_ones(1, 1, *self.factors)
-        kernel = F.conv_transpose2d(weight.flatten(0, 1)[:, None], spread)[:, 0].unflatten(0, weight.shape[:2])
-        kernel = kernel.flip(-2, -1).transpose(0, 1)
+        rows, columns = ([(i, factor - 1 - i) for i in range(factor)] for factor in self.factors)
+        kernel = torch.stack([F.pad(kernel, (0, 0, *row)) for row in rows]).sum(0)
+        kernel = torch.stack([F.pad(kernel, column) for column in columns]).sum(0)
         padding = (self.conv.kernel_size[0] // 2, self.conv.kernel_size[1] // 2)
         return F.conv_transpose2d(x, kernel, self.conv.bias, self.factors, padding)
 

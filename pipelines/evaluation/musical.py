@@ -1,7 +1,7 @@
 """Tempo, key and instruments as measuring tools hear them. Each errs on real music too: compare with real clips.
 
 Sources
-    KK   Krumhansl and Kessler 1982, probe-tone profiles
+    AS   Albrecht and Shanahan 2013, https://doi.org/10.1525/mp.2013.31.1.59, key profiles
     RAF  Raffel et al. 2014, mir_eval (the weighted key score of MIREX)
 """
 
@@ -25,8 +25,8 @@ TEMPO_HOP = 256  # samples; with twice as many, neighbouring tempos lie as far a
 USUAL_TEMPO = 100.0  # centre of the prior; librosa's own, 120, doubles slow pieces (docs/experiments.md)
 TEMPO_TOLERANCE = 0.04  # MIREX tempo estimation
 OCTAVES = (1.0, 2.0, 0.5, 3.0, 1 / 3)
-MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])  # KK
-MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])  # KK
+MAJOR = np.array([0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081])  # AS
+MINOR = np.array([0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052])  # AS; how chosen: docs/experiments.md, 2026-11-26
 INSTRUMENT_TAGS = [
     "guitar", "strings", "drums", "piano", "violin", "vocal", "synth", "harpsichord", "flute", "sitar", "choir",
     "harp", "cello",
@@ -45,7 +45,7 @@ def measured_tempo(waveform: Float[Tensor, "channels samples"], sample_rate: int
 
 
 def measured_key(waveform: Float[Tensor, "channels samples"], sample_rate: int) -> str:
-    """The key, such as ``"F# minor"``, whose profile correlates most with the mean chroma (KK).
+    """The key, such as ``"F# minor"``, whose profile correlates most with the mean chroma (AS).
 
     "" for silence, and for less than three seconds, which are too short for the lowest octave.
     """

@@ -41,7 +41,7 @@ class ReconstructConfig:
     """What is coded, by what, and where it goes."""
 
     files: list[Path] = field(default_factory=list)
-    """Audio files; they may also stand without the option's name, before all options."""
+    """Audio files; they may also stand without the option's name, before or after the options."""
     autoencoder: Path = DEMO_MODEL / "autoencoder"
     """Folder of the codec."""
     output_dir: Path = Path("outputs/reconstructed")
@@ -98,10 +98,15 @@ def audio_blocks(file: soundfile.SoundFile, sample_rate: int, bar: tqdm) -> Iter
             yield torch.from_numpy(np.ascontiguousarray(samples))[None]
 
 
+def output_path(path: Path, config: ReconstructConfig) -> Path:
+    """Where the reconstruction of a file goes."""
+    return config.output_dir / f"{path.name}.coded.flac"
+
+
 def reconstruct(path: Path, codec: Music2LatentAutoencoder, config: ReconstructConfig) -> Path:
     """Write the reconstruction of one file, with exactly its number of samples."""
     windows = LOW_LATENCY if config.low_latency else Windows()
-    output = config.output_dir / f"{path.name}.coded.flac"
+    output = output_path(path, config)
     rate = codec.config.sample_rate
     with (
         soundfile.SoundFile(path) as file,
@@ -142,31 +147,47 @@ def compare(path: Path, output: Path) -> tuple[dict[str, float], dict[str, Tenso
     return distances, {path.name: original, "reconstruction": coded}, rate
 
 
-def main(config: ReconstructConfig) -> None:
-    """Reconstruct every file and print the table."""
+def main(config: ReconstructConfig) -> list[str]:
+    """Reconstruct every file that can be read and print the table. Returns what went wrong, by file."""
     codec = Music2LatentAutoencoder.from_pretrained(config.autoencoder).to(config.device).eval()
     config.output_dir.mkdir(parents=True, exist_ok=True)
-    rows = {}
+    rows: dict[str, dict[str, float]] = {}
+    failures = []
     for path in tqdm(config.files, unit="file", disable=len(config.files) == 1):
-        rate = soundfile.info(path).samplerate
-        if rate != codec.config.sample_rate:
-            tqdm.write(
-                f"{path.name}: resampled from {rate} to {codec.config.sample_rate} Hz and back", file=sys.stderr
-            )
-        output = reconstruct(path, codec, config)
+        try:
+            rate = soundfile.info(path).samplerate
+            if rate != codec.config.sample_rate:
+                tqdm.write(
+                    f"{path.name}: resampled from {rate} to {codec.config.sample_rate} Hz and back", file=sys.stderr
+                )
+            output = reconstruct(path, codec, config)
+        except (soundfile.LibsndfileError, ValueError) as error:  # one broken file must not cost the others
+            failures.append(f"{path}: {error}")
+            output_path(path, config).unlink(missing_ok=True)
+            continue
         rows[path.name], waveforms, rate = compare(path, output)
         spectrogram_figure(waveforms, rate).savefig(output.with_suffix(".png"))
-    width = max(len(name) for name in rows)
-    print(f"{'':{width}}  " + "  ".join(next(iter(rows.values()))))
-    for name, distances in rows.items():
-        print(f"{name:{width}}  " + "  ".join(f"{value:>{len(label)}.3f}" for label, value in distances.items()))
-    print(f"audio and pictures are in {config.output_dir}")
+    if rows:
+        width = max(len(name) for name in rows)
+        print(f"{'':{width}}  " + "  ".join(next(iter(rows.values()))))
+        for name, distances in rows.items():
+            print(f"{name:{width}}  " + "  ".join(f"{value:>{len(label)}.3f}" for label, value in distances.items()))
+        print(f"audio and pictures are in {config.output_dir}")
+    return failures
+
+
+def files_named(arguments: list[str]) -> list[str]:
+    """The same arguments with all plain words, which are files, gathered behind ``--files``."""
+    files: list[str] = []
+    options: list[str] = []
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        is_value = before.startswith("--") and "=" not in before  # every option takes one value
+        (options if word.startswith("-") or is_value else files).append(word)
+    return [*options, f"--files={json.dumps(files)}"] if files else options
 
 
 if __name__ == "__main__":
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    arguments = sys.argv[1:]
-    count = next((k for k, word in enumerate(arguments) if word.startswith("-")), len(arguments))
-    if count:  # plain words in front are files
-        arguments = [f"--files={json.dumps(arguments[:count])}", *arguments[count:]]
-    main(auto_cli(ReconstructConfig, as_positional=False, args=arguments))
+    arguments = files_named(sys.argv[1:])
+    if failed := main(auto_cli(ReconstructConfig, as_positional=False, args=arguments)):
+        sys.exit("\n".join([f"{len(failed)} left out:", *failed]))

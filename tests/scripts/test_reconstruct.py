@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from autoencoder import Music2LatentAutoencoder
-from scripts.reconstruct import ReconstructConfig, main
+from scripts.reconstruct import ReconstructConfig, files_named, main
 from tests.conftest import tone
 
 
@@ -36,3 +36,26 @@ def test_what_cannot_be_coded_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             ReconstructConfig(files=files)
+
+
+def test_a_broken_file_is_named_and_costs_nothing_else(codec: Music2LatentAutoencoder, tmp_path: Path) -> None:
+    codec.save_pretrained(tmp_path / "codec")
+    broken, whole = tmp_path / "broken.flac", tmp_path / "whole.wav"
+    broken.write_bytes(b"no audio at all")
+    soundfile.write(whole, tone(300.0, 0.5).T.numpy(), 44_100)
+    config = ReconstructConfig(files=[broken, whole], autoencoder=tmp_path / "codec", output_dir=tmp_path / "out")
+    failures = main(config)
+    assert len(failures) == 1 and "broken.flac" in failures[0]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "whole.wav.coded.flac",
+        "whole.wav.coded.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    "words", [["a.wav", "b.wav", "--seed", "1"], ["--seed", "1", "a.wav", "b.wav"], ["a.wav", "--seed=1", "b.wav"]]
+)
+def test_files_may_stand_anywhere_on_the_command_line(words: list[str]) -> None:
+    *options, files = files_named(words)
+    assert files == '--files=["a.wav", "b.wav"]'
+    assert "=".join(options) == "--seed=1"

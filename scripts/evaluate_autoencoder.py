@@ -140,6 +140,26 @@ class Bench:
         count = min(self.config.num_files, total)
         return [(place, place * total // count) for place in range(count)]
 
+    def check(self) -> None:
+        """Read every recording once, so that a broken one is known before the others have been measured.
+
+        Raises:
+            ValueError: some cannot be judged; all of them are named.
+        """
+        problems = []
+        for _, index in self.choose():
+            try:
+                seconds = self.read(index).shape[-1] / self.sample_rate
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            if seconds < MIN_SECONDS:
+                problems.append(f"{self.name(index)} has {seconds:.2f} s; {MIN_SECONDS:g} s is the least")
+        if problems:
+            raise ValueError(
+                "\n".join([f"{len(problems)} files cannot be judged; repair them or take them out:", *problems])
+            )
+
     def name(self, index: int) -> str:
         """The name of a recording in the results."""
         return str(self.recordings.facts(index)["file_name"])
@@ -148,11 +168,6 @@ class Bench:
         """One file: all systems, and for the first files the codec with more steps and at all noise levels."""
         place, index = job
         config, waveform = self.config, self.read(index)
-        if waveform.shape[-1] < MIN_SECONDS * self.sample_rate:
-            raise ValueError(
-                f"{self.recordings.name(index)} has {waveform.shape[-1] / self.sample_rate:.2f} s; "
-                f"{MIN_SECONDS:g} s is the least that can be judged; remove it"
-            )
 
         def measure(systems: Sequence[System], embeddings: Sequence[EmbeddingModel], with_visqol: bool) -> FileResult:
             return evaluate_waveform(
@@ -302,6 +317,7 @@ def main(config: AutoencoderEvaluationConfig) -> Path:
     check_held_out(config.held_out_embedding, config.embeddings)
     started = time.perf_counter()
     bench = Bench.build(config)
+    bench.check()
     parts = evaluate_files(config, bench)
     result = collect(config, bench, parts)
     write_evaluation(

@@ -285,7 +285,7 @@ class Run:
 
     def examples(self, result: EvaluationResult) -> list[Example]:
         """The least typical pieces first, each beside the clip that its prompt describes."""
-        key = f"typicality {self.config.embeddings[0]}"
+        key = next((f"typicality {name}" for name in self.config.embeddings), "")
         items = result.systems["generated"].items
         real = {piece.request: piece for piece in self.pieces.get("real", [])}
         rows: dict[int, Example] = {}

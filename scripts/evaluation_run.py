@@ -71,7 +71,9 @@ def compare_files(first: Path, second: Path, output_dir: Path) -> Path:
 def check_held_out(held_out: str | None, embeddings: Sequence[str]) -> None:
     """The held-out embedding must be one of those that are measured."""
     if held_out is not None and held_out not in embeddings:
-        raise ValueError(f"held_out_embedding {held_out!r} is not among the embeddings {list(embeddings)}")
+        raise ValueError(
+            f"held_out_embedding {held_out!r} is not among the embeddings {list(embeddings)}; name one or null"
+        )
 
 
 def write_evaluation(

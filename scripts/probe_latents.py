@@ -90,7 +90,10 @@ def read_records(clips: Recordings, source: str | Path) -> dict[int, dict[str, A
 
 
 def collect(
-    config: ProbeConfig, records: Sequence[dict[str, Any]], measured: Sequence[tuple[str, dict[str, np.ndarray]]]
+    config: ProbeConfig,
+    codec: Music2LatentAutoencoder,
+    records: Sequence[dict[str, Any]],
+    measured: Sequence[tuple[str, dict[str, np.ndarray]]],
 ) -> EvaluationResult:
     """Train and judge a probe for each task and kind of feature."""
     found = tasks(records)
@@ -103,6 +106,7 @@ def collect(
         kind="probes",
         settings={
             "data": Path(config.data_dir).name,
+            "codec": codec.fingerprint(),
             "seconds": config.seconds,
             "folds": NUM_FOLDS,
             "seed": config.seed,
@@ -137,7 +141,8 @@ def main(config: ProbeConfig) -> Path:
         num_workers=config.num_workers or (1 if torch.cuda.is_available() else default_workers()),
         name="clips",
     )
-    result = collect(config, list(records.values()), measured)
+    codec = Music2LatentAutoencoder.from_pretrained(config.autoencoder)
+    result = collect(config, codec, list(records.values()), measured)
     result.save(config.output_dir / "results.json")
     scores = {
         task: {name: system.estimates[task] for name, system in result.systems.items()} for task in result.metrics

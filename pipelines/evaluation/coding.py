@@ -157,7 +157,9 @@ def distance_metrics(names: Sequence[str], held_out: str | None) -> dict[str, Me
 
 
 def sample_size_note(name: str, sets: Sequence[Sequence[np.ndarray]]) -> str | None:
-    """A warning where a set is too small for a Frechet distance."""
+    """A warning where a set is too small for a Frechet distance, or for any."""
+    if (count := min(map(len, sets))) < MIN_ITEMS:
+        return f"FAD and KAD {name} are missing: they need {MIN_ITEMS} items on both sides, and one has {count}."
     windows = min(sum(len(item) for item in items) for items in sets)
     dim = sets[0][0].shape[1]
     if windows >= WINDOWS_PER_DIM * dim:

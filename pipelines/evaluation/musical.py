@@ -26,7 +26,7 @@ USUAL_TEMPO = 100.0  # centre of the prior; librosa's own, 120, doubles slow pie
 TEMPO_TOLERANCE = 0.04  # MIREX tempo estimation
 OCTAVES = (1.0, 2.0, 0.5, 3.0, 1 / 3)
 MAJOR = np.array([0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081])  # AS
-MINOR = np.array([0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052])  # AS; how chosen: docs/experiments.md, 2026-11-26
+MINOR = np.array([0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052])  # AS
 INSTRUMENT_TAGS = [
     "guitar", "strings", "drums", "piano", "violin", "vocal", "synth", "harpsichord", "flute", "sitar", "choir",
     "harp", "cello",

@@ -214,7 +214,9 @@ def test_impossible_requests_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no clip of .*short has labels"):
         probe_latents.main(ProbeConfig(autoencoder=tmp_path, data_dir=folder))
     config = AutoencoderEvaluationConfig(data_dir=folder, output_dir=tmp_path, num_workers=1)
-    with pytest.raises(ValueError, match=r"00\.wav has 0\.50 s; 1 s is the least"):
+    (folder / "01.wav").write_bytes(b"no audio at all")
+    message = r"files cannot be judged[\s\S]*00\.wav has 0\.50 s; 1 s is the least[\s\S]*02\.wav"
+    with pytest.raises(ValueError, match=message):
         evaluate_autoencoder.main(config)
 
 

@@ -27,6 +27,7 @@ import torch
 from accelerate import Accelerator
 from jsonargparse import auto_cli, set_parsing_settings
 from torch import Tensor
+from torch.profiler import profile
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -38,7 +39,7 @@ from autoencoder.conversion import from_original_state_dict
 from autoencoder.data import RandomCrops
 from autoencoder.data_order import Batch, PositionedItems, TrainingData
 from autoencoder.objective import ConsistencyObjective
-from autoencoder.optimization import batches_from, checkpoint_blocks, compile_networks, make_update
+from autoencoder.optimization import Update, batches_from, checkpoint_blocks, compile_networks, make_update
 from autoencoder.random_numbers import BatchDraws
 from autoencoder.recordings import open_recordings
 from autoencoder.reporting import peak_memory
@@ -82,6 +83,8 @@ class BenchmarkConfig:
     """Compute the blocks twice."""
     peak_tflops: float | None = None
     """What the device can do, for the utilisation; measured with large matrix products if not given."""
+    profile_dir: Path | None = None
+    """Gets a table of the operations of one step of each of our trainings, the slowest first."""
 
 
 Steps = Callable[[BenchmarkConfig], Iterator[dict[str, float]]]
@@ -151,22 +154,23 @@ def dit_training(config: BenchmarkConfig) -> tuple[torch.nn.Module, torch.optim.
 
 def codec_steps(config: BenchmarkConfig) -> Iterator[dict[str, float]]:
     """Endless measured steps of our codec training."""
-    return our_steps(config, *codec_training(config), batch_size=config.autoencoder_batch_size)
+    return our_steps(config, "codec", *codec_training(config), batch_size=config.autoencoder_batch_size)
 
 
 def dit_steps(config: BenchmarkConfig) -> Iterator[dict[str, float]]:
     """Endless measured steps of our transformer training."""
-    return our_steps(config, *dit_training(config), batch_size=config.latent_dit_batch_size)
+    return our_steps(config, "transformer", *dit_training(config), batch_size=config.latent_dit_batch_size)
 
 
 def our_steps(
     config: BenchmarkConfig,
+    name: str,
     objective: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     data: TrainingData,
     batch_size: int,
 ) -> Iterator[dict[str, float]]:
-    """Steps as the training loop makes them; the first one counts operations and is slow."""
+    """Steps as the training loop makes them; before the first one, operations are counted or profiled."""
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     model = objective.get_submodule("model")
     if config.gradient_checkpointing:
@@ -176,10 +180,16 @@ def our_steps(
     objective, optimizer = accelerator.prepare(objective, optimizer)
     batches = batches_from(0, data, 0, batch_size, config.num_workers, accelerator)
     flops = float(count_flops(accelerator, objective, next(batches)))
+
+    def step() -> Update:
+        return make_update(accelerator, objective, optimizer, batches, 0, 0.5, None)
+
+    if config.profile_dir is not None:
+        write_profile(config.profile_dir / f"{name}.txt", step)
     while True:
         synchronize()
         started, cpu = time.perf_counter(), time.process_time()
-        update = make_update(accelerator, objective, optimizer, batches, 0, 0.5, None)
+        update = step()
         synchronize()
         times = {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu}
         yield times | {"waited": update.waited, "flops": flops, "items": batch_size}
@@ -193,6 +203,23 @@ def count_flops(accelerator: Accelerator, objective: torch.nn.Module, batch: Bat
         accelerator.backward(objective(tensors, draws, 0.5)[0].mean())
     objective.zero_grad()
     return counter.get_total_flops()
+
+
+def write_profile(path: Path, step: Callable[[], Any]) -> None:
+    """Table of the operations of one step by their own time and by the shapes of their inputs, after two warm ones."""
+    for _ in range(2):
+        step()
+    synchronize()
+    with profile(record_shapes=True) as profiler:
+        step()
+        synchronize()
+    key = f"self_{'cuda' if torch.cuda.is_available() else 'cpu'}_time_total"
+    tables = [
+        profiler.key_averages(group_by_input_shape=by_shape).table(key, row_limit=60, max_shapes_column_width=120)
+        for by_shape in (False, True)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n\n".join(tables))
 
 
 def published_steps(config: BenchmarkConfig, target_has_graph: bool = True) -> Iterator[dict[str, float]]:

@@ -91,7 +91,7 @@ def test_cost_is_counted_without_computing(pipeline: Music2LatentPipeline, tmp_p
     assert 0 < cost["encode"] < cost["decode"]
 
 
-def test_the_training_benchmark_measures_both_trainings_and_their_loaders(chain, capsys) -> None:
+def test_the_training_benchmark_measures_both_trainings_and_their_loaders(chain, tmp_path) -> None:
     config = TrainingBenchmark(
         data_dir=chain.music / "train",
         latents_dir=chain.latents / "train",
@@ -101,10 +101,13 @@ def test_the_training_benchmark_measures_both_trainings_and_their_loaders(chain,
         steps=1,
         num_workers=0,
         peak_tflops=1.0,
+        profile_dir=tmp_path / "profile",
     )
     for steps in (codec_steps(config), dit_steps(config)):
         row = next(steps)
         assert row["seconds"] > row["waited"] > 0
         assert row["flops"] > 0
+    for name in ("codec", "transformer"):
+        assert "aten::add" in (tmp_path / "profile" / f"{name}.txt").read_text()
     for training in (codec_training, dit_training):
         assert loader_rate(training(config)[2], num_items=16) > 0

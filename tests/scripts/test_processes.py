@@ -69,7 +69,7 @@ def losses(folder: Path) -> list[float]:
     return [entry["loss"] for entry in entries if "loss" in entry]
 
 
-@pytest.mark.parametrize("training", ["codec", "transformer"])
+@pytest.mark.parametrize("training", ["codec", "transformer", "transformer, Muon"])
 def test_two_processes_follow_one_and_export_the_same(training, chain, text_encoder_dir, launch, tmp_path):
     settings = {"max_steps": 10, "log_every": 1, "learning_rate": 1e-3, "validate_every": 1000, "report_to": "none"}
 
@@ -77,6 +77,7 @@ def test_two_processes_follow_one_and_export_the_same(training, chain, text_enco
         changes = settings | {"batch_size": batch_size}
         if training == "codec":
             return codec_config(chain.music, tmp_path / name, **changes)
+        changes["optimizer"] = "muon" if training.endswith("Muon") else "adamw"
         return dit_config(chain.latents, chain.codec, text_encoder_dir, tmp_path / name, **changes)
 
     main = train_autoencoder.main if training == "codec" else train_latent_dit.main

@@ -68,10 +68,9 @@ class LatentDiTTrainingConfig(TrainingConfig):
     """Centre of the logit-normal times: above 0 trains more on noise, where a sample is begun."""
     time_std: float = 1.0
     """Their spread."""
-    uniform_times: bool = False
-    """Uniform times instead."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """Muon orthogonalises the updates of the blocks' matrices; everything else goes through AdamW."""
+    """Muon orthogonalises the updates of the blocks' matrices; everything else goes through AdamW. It was better on a
+    small scale (docs/experiments.md) and has not been tried on a large one."""
     weight_decay: float = 0.01
     """On matrices only."""
     latents_in: Place = "memory"
@@ -151,7 +150,6 @@ def build_objective(config: LatentDiTTrainingConfig, model: LatentDiT, data: Lat
         empty_prompt,
         time_mean=config.time_mean,
         time_std=config.time_std,
-        uniform_times=config.uniform_times,
     )
 
 

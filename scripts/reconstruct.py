@@ -13,6 +13,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -98,19 +99,25 @@ def audio_blocks(file: soundfile.SoundFile, sample_rate: int, bar: tqdm) -> Iter
             yield torch.from_numpy(np.ascontiguousarray(samples))[None]
 
 
-def output_path(path: Path, config: ReconstructConfig) -> Path:
-    """Where the reconstruction of a file goes."""
-    return config.output_dir / f"{path.name}.coded.flac"
+@contextmanager
+def audio_file(path: Path, like: soundfile.SoundFile) -> Iterator[soundfile.SoundFile]:
+    """A file to write, of another one's rate and channels. It stays only if all of it was written."""
+    try:
+        with soundfile.SoundFile(path, "w", like.samplerate, like.channels) as file:
+            yield file
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def reconstruct(path: Path, codec: Music2LatentAutoencoder, config: ReconstructConfig) -> Path:
     """Write the reconstruction of one file, with exactly its number of samples."""
     windows = LOW_LATENCY if config.low_latency else Windows()
-    output = output_path(path, config)
+    output = config.output_dir / f"{path.name}.coded.flac"
     rate = codec.config.sample_rate
     with (
         soundfile.SoundFile(path) as file,
-        soundfile.SoundFile(output, "w", file.samplerate, file.channels) as written,
+        audio_file(output, file) as written,
         tqdm(total=math.ceil(file.frames / file.samplerate), unit="s", desc=path.name, leave=False) as bar,
     ):
         blocks = (block.to(codec.device) for block in audio_blocks(file, rate, bar))
@@ -163,7 +170,6 @@ def main(config: ReconstructConfig) -> list[str]:
             output = reconstruct(path, codec, config)
         except (soundfile.LibsndfileError, ValueError) as error:  # one broken file must not cost the others
             failures.append(f"{path}: {error}")
-            output_path(path, config).unlink(missing_ok=True)
             continue
         rows[path.name], waveforms, rate = compare(path, output)
         spectrogram_figure(waveforms, rate).savefig(output.with_suffix(".png"))

@@ -43,12 +43,17 @@ def test_a_broken_file_is_named_and_costs_nothing_else(codec: Music2LatentAutoen
     broken, whole = tmp_path / "broken.flac", tmp_path / "whole.wav"
     broken.write_bytes(b"no audio at all")
     soundfile.write(whole, tone(300.0, 0.5).T.numpy(), 44_100)
-    config = ReconstructConfig(files=[broken, whole], autoencoder=tmp_path / "codec", output_dir=tmp_path / "out")
-    failures = main(config)
-    assert len(failures) == 1
-    assert "broken.flac" in failures[0]
+    truncated, of_before = tmp_path / "truncated.flac", tmp_path / "out" / "broken.flac.coded.flac"
+    soundfile.write(truncated, tone(300.0, 0.5).T.numpy(), 44_100)
+    truncated.write_bytes(truncated.read_bytes()[:-500])
+    of_before.parent.mkdir()
+    of_before.write_bytes(b"what an earlier run wrote")
+    files = [broken, truncated, whole]
+    failures = main(ReconstructConfig(files=files, autoencoder=tmp_path / "codec", output_dir=tmp_path / "out"))
+    assert [message.split(":")[0] for message in failures] == [str(broken), str(truncated)]
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert written == ["whole.wav.coded.flac", "whole.wav.coded.png"]
+    assert written == [of_before.name, "whole.wav.coded.flac", "whole.wav.coded.png"]
+    assert of_before.read_bytes() == b"what an earlier run wrote"
 
 
 @pytest.mark.parametrize(

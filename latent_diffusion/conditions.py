@@ -1,5 +1,7 @@
 """What a piece can be asked for besides its text: tempo, beats, key, kept context, with their "not given" values."""
 
+import re
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,32 +19,56 @@ NO_BEAT = -1.0
 
 
 def key_index(key: str | None) -> int:
-    """Number of a key such as ``"F# minor"`` or ``"Bb major"``; ``NO_KEY`` for None.
+    """Number of a key such as ``"F# minor"`` or ``"Bb major"``; ``NO_KEY`` for None, and for "none", music in no key.
 
     Raises:
         ValueError: it is not one of the 24 keys.
     """
-    if key is None:
+    if key is None or key == "none":
         return NO_KEY
     tonic, _, mode = str(key).strip().partition(" ")
     tonic = tonic[:1].upper() + tonic[1:]
     name = f"{FLATS.get(tonic, tonic)} {mode.strip().lower()}"
     if name not in KEYS:
-        raise ValueError(f"key must be a tonic and a mode such as 'F# minor' or 'Bb major', got {key!r}")
+        raise ValueError(f"key must be a tonic and a mode such as 'F# minor' or 'Bb major', or 'none', got {key!r}")
     return KEYS.index(name)
 
 
 def tempo_value(tempo: float | None) -> float:
-    """Tempo in beats per minute; ``NO_TEMPO`` for None.
+    """Tempo in beats per minute; ``NO_TEMPO`` for None, and for 0, music that keeps none.
 
     Raises:
         ValueError: it lies outside of what music has.
     """
-    if tempo is None:
+    if tempo is None or tempo == NO_TEMPO:
         return NO_TEMPO
     if not isinstance(tempo, int | float) or not MIN_TEMPO <= tempo <= MAX_TEMPO:
-        raise ValueError(f"tempo must be from {MIN_TEMPO:.0f} to {MAX_TEMPO:.0f} beats per minute, got {tempo!r}")
+        raise ValueError(
+            f"tempo must be from {MIN_TEMPO:.0f} to {MAX_TEMPO:.0f} beats per minute, or 0 for none, got {tempo!r}"
+        )
     return float(tempo)
+
+
+def stated_tempo(text: str) -> float | None:
+    """The first tempo that a text states in numbers, as in "120 bpm"; None without one that music has."""
+    found = re.search(r"(?<![\d.])(\d+(?:\.\d+)?)[ -]?(?:bpm|beats per minute)\b", text, re.IGNORECASE)
+    tempo = float(found[1]) if found else NO_TEMPO
+    return tempo if MIN_TEMPO <= tempo <= MAX_TEMPO else None
+
+
+def stated_key(text: str) -> str | None:
+    """The first key that a text states, as in "in F# minor" or "B-flat major"; None without one.
+
+    The tonic is a capital, and an "A" that begins a sentence is taken for the article.
+    """
+    signs = {"#": "#", "♯": "#", "sharp": "#", "b": "b", "♭": "b", "flat": "b"}
+    pattern = r"(?<![\w#'])([A-G])(?:([#♯b♭])|[ -](sharp|flat))?[ -](major|minor)\b"
+    for found in re.finditer(pattern, text):
+        tonic, sign, mode = found[1], signs.get(found[2] or found[3], ""), found[4]
+        before = text[: found.start()].rstrip()
+        if tonic + sign != "A" or (before and before[-1] not in ".!?"):
+            return f"{tonic}{sign} {mode}"
+    return None
 
 
 def beats_at(

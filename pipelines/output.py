@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,10 @@ import soundfile
 import torch
 from diffusers.guiders import BaseGuidance
 from diffusers.utils import BaseOutput
+from torch import Tensor
 
 from autoencoder.audio import write_audio
+from latent_diffusion.conditions import KEYS, NO_KEY
 from pipelines.checks import Arguments
 
 if TYPE_CHECKING:
@@ -70,9 +72,17 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def describe(
-    pipe: "Music2LatentParts", arguments: Arguments, num_samples: int, seeds: Sequence[int], guider: BaseGuidance
+    pipe: "Music2LatentParts",
+    arguments: Arguments,
+    num_samples: int,
+    seeds: Sequence[int],
+    guider: BaseGuidance,
+    conditions: Mapping[str, tuple[Tensor, Tensor]],
 ) -> list[dict[str, Any]]:
-    """How each waveform of a call is made; ``seed`` is that of the generator, ``index`` the place in the batch."""
+    """How each waveform of a call is made; ``seed`` is that of the generator, ``index`` the place in the batch.
+
+    ``tempo`` and ``key`` are what the transformer was told, asked for or not; 0 and None stand for nothing.
+    """
     repeats, generator = arguments.num_waveforms_per_prompt, arguments.generator
     prompts = _spread(arguments.prompt, len(seeds) // repeats)
     negatives = _spread(arguments.negative_prompt, len(seeds) // repeats)
@@ -88,13 +98,14 @@ def describe(
         "codec_id": pipe.autoencoder.config.codec_id,
         "software": _software(),
     }
+    tempos, keys = (conditions[name][0].tolist() for name in ("tempo", "key"))
     settings = {name: value for name, value in guider.config.items() if not name.startswith("_")}
     return [
         {
             "prompt": prompts[index // repeats],
             "negative_prompt": negatives[index // repeats],
-            "tempo": arguments.per_prompt("tempo")[index // repeats],
-            "key": arguments.per_prompt("key")[index // repeats],
+            "tempo": tempos[index],
+            "key": None if keys[index] == NO_KEY else KEYS[keys[index]],
             "seed": _initial_seed(generator, index),
             "index": 0 if isinstance(generator, Sequence) else index,
             **shared,

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from autoencoder.model import Music2LatentAutoencoder
+from latent_diffusion.tempo_prior import TempoPrior
 from latent_diffusion.text import text_width
 from latent_diffusion.transformer import LatentDiT
 from pipelines.loading import LoadsTextEncoderByName
@@ -29,14 +30,15 @@ class Music2LatentParts(LoadsTextEncoderByName, DiffusionPipeline, CogVideoXLora
         tokenizer: its tokenizer.
         scheduler: a flow-matching scheduler of diffusers.
         guider: a guider of diffusers, saved with the pipeline; classifier-free guidance if not given.
+        tempo_prior: tempos that fit a text, for pieces that are asked for without one; they have none if not given.
 
     Raises:
         ValueError: the parts do not belong together.
     """
 
-    model_cpu_offload_seq = "text_encoder->transformer->autoencoder"
+    model_cpu_offload_seq = "text_encoder->tempo_prior->transformer->autoencoder"
     _callback_tensor_inputs = ("latents", "prompt_embeds", "negative_prompt_embeds")
-    _optional_components: ClassVar = ["guider"]
+    _optional_components: ClassVar = ["guider", "tempo_prior"]
 
     def __init__(
         self,
@@ -46,12 +48,15 @@ class Music2LatentParts(LoadsTextEncoderByName, DiffusionPipeline, CogVideoXLora
         tokenizer: PreTrainedTokenizerBase | None,
         scheduler: FlowMatchEulerDiscreteScheduler,
         guider: BaseGuidance | None = None,
+        tempo_prior: TempoPrior | None = None,
     ) -> None:
         super().__init__()
         if autoencoder is not None and transformer is not None:
             self._check_codec(autoencoder, transformer)
         if text_encoder is not None and transformer is not None:
             self._check_text_encoder(text_encoder, transformer)
+        if tempo_prior is not None and transformer is not None:
+            self._check_tempo_prior(tempo_prior, transformer)
         self.register_modules(
             autoencoder=autoencoder,
             transformer=transformer,
@@ -59,6 +64,7 @@ class Music2LatentParts(LoadsTextEncoderByName, DiffusionPipeline, CogVideoXLora
             tokenizer=tokenizer,
             scheduler=scheduler,
             guider=guider,
+            tempo_prior=tempo_prior,
         )
         self.prompt_cache = PromptCache()
         self._interrupt = False
@@ -118,7 +124,7 @@ class Music2LatentParts(LoadsTextEncoderByName, DiffusionPipeline, CogVideoXLora
         """Read ``model_index.json``; parts are found by their class, so that moving a module breaks no folder."""
         result = super().load_config(*args, **kwargs)
         config = result[0] if isinstance(result, tuple) else result
-        ours = {one.__name__: one.__module__ for one in (Music2LatentAutoencoder, LatentDiT)}
+        ours = {one.__name__: one.__module__ for one in (Music2LatentAutoencoder, LatentDiT, TempoPrior)}
         for name, value in config.items():
             if isinstance(value, list | tuple) and len(value) == 2 and value[1] in ours:
                 config[name] = [ours[value[1]], value[1]]
@@ -153,3 +159,13 @@ class Music2LatentParts(LoadsTextEncoderByName, DiffusionPipeline, CogVideoXLora
                 f"the text encoder is {text_width(text_encoder)} wide, the transformer was trained with one of "
                 f"{transformer.config.cross_attention_dim}: {transformer.config.text_encoder or 'its name is unknown'}"
             )
+
+    @staticmethod
+    def _check_tempo_prior(tempo_prior: TempoPrior, transformer: LatentDiT) -> None:
+        for name in ("cross_attention_dim", "text_encoder"):
+            fitted, given = tempo_prior.config[name], transformer.config[name]
+            if fitted and given and fitted != given:
+                raise ValueError(
+                    f"the tempo prior was made for another text encoder than the transformer: its {name} is {fitted}, "
+                    f"the transformer's {given}; take the one that was trained with the transformer"
+                )

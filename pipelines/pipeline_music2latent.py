@@ -14,12 +14,14 @@ from autoencoder.chunking import LOW_LATENCY, Windows
 from autoencoder.model import Music2LatentAutoencoder
 from autoencoder.noise import draw_seeds
 from latent_diffusion.conditions import NO_KEY, NO_TEMPO, key_index, tempo_value
+from latent_diffusion.tempo_prior import TempoPrior
 from latent_diffusion.transformer import LatentDiT
 from pipelines._registration import register
 from pipelines.checks import Arguments, check_editing, check_prompts, check_settings
 from pipelines.decoding import decode, stream
 from pipelines.editing import Plan, plan_piece
 from pipelines.guidance import guider_of_call
+from pipelines.numbers import keys_of_call, tempos_of_call
 from pipelines.output import Music2LatentPipelineOutput, describe
 from pipelines.parts import Music2LatentParts
 from pipelines.request import Request
@@ -162,10 +164,13 @@ class Music2LatentPipeline(Music2LatentParts):
                 own, or 4, if not given.
             guidance_rescale: 0 to 1, how far the guided prediction gets the spread of the unguided one back.
             guidance_interval: first and last share of the steps that are guided, such as ``(0.1, 0.9)``.
-            tempo: beats per minute, 20 to 400; free if not given. A list gives one per prompt. With it the transformer
-                is told where each frame stands in the beat, counted from the start of the piece, but for given audio
-                and for a loop of a broken number of beats. A tempo in the text alone is hardly followed.
-            key: such as ``"F# minor"``; free if not given. A list gives one per prompt.
+            tempo: beats per minute, 20 to 400, or 0 for music that keeps none. A list gives one per prompt. If not
+                given, what the prompt states ("82 bpm"), or else, without given audio, one that suits the prompt,
+                drawn from the tempo prior by the seed of the piece. The transformer is told where each frame stands
+                in the beat, counted from the start of the piece, but for given audio and for a loop of a broken
+                number of beats.
+            key: such as ``"F# minor"``, or "none" for music in no key. A list gives one per prompt. If not given, what
+                the prompt states, or else free.
             audio: music to edit, (channels, samples) or one for each prompt (batch, channels, samples), in [-1, 1] at
                 ``sample_rate``. What lies outside of it is generated; it is kept sample by sample where nothing else
                 is said, but for a cross-fade of 20 ms beside each generated region.
@@ -265,9 +270,9 @@ class Music2LatentPipeline(Music2LatentParts):
         )
         self._guidance_scale, self._attention_kwargs = guider.guidance_scale, attention_kwargs
         self._interrupt, self._current_timestep = False, None
-        conditions = self._conditions(arguments)
         num_waveforms = arguments.num_prompts * arguments.num_waveforms_per_prompt
         seeds = draw_seeds(arguments.generator, num_waveforms)
+        conditions = self._conditions(arguments, seeds, plan.num_samples / self.sample_rate)
         noise = self.prepare_latents(seeds, self._num_frames(plan.num_samples, arguments.loop), arguments.latents)
         codec, num_frames = self.autoencoder, noise.shape[-1]
         x0, audio = torch.zeros_like(noise), plan.given
@@ -291,10 +296,12 @@ class Music2LatentPipeline(Music2LatentParts):
             given=audio,
             is_kept=plan.is_kept,
             on_step_end=(arguments.callback_on_step_end, arguments.callback_on_step_end_tensor_inputs),
-            metadata=describe(self, arguments, plan.num_samples, seeds, guider),
+            metadata=describe(self, arguments, plan.num_samples, seeds, guider, conditions),
         )
 
-    def _conditions(self, arguments: Arguments) -> dict[str, tuple[Tensor, Tensor]]:
+    def _conditions(
+        self, arguments: Arguments, seeds: Sequence[int], seconds: float
+    ) -> dict[str, tuple[Tensor, Tensor]]:
         """What the transformer is told with the prompt and without it, one row per waveform."""
         device, repeats = self._execution_device, arguments.num_waveforms_per_prompt
         embeds = self.encode_prompt(
@@ -307,9 +314,9 @@ class Music2LatentPipeline(Music2LatentParts):
             arguments.negative_prompt_attention_mask,
         )
         prompt_embeds, prompt_mask, negative_embeds, negative_mask = (tensor.to(device) for tensor in embeds)
-        tempo = torch.tensor([tempo_value(one) for one in arguments.per_prompt("tempo")], device=device)
-        key = torch.tensor([key_index(one) for one in arguments.per_prompt("key")], device=device)
-        tempo, key = tempo.repeat_interleave(repeats), key.repeat_interleave(repeats)
+        tempos = tempos_of_call(arguments, self.tempo_prior, prompt_embeds, prompt_mask, seeds, seconds)
+        tempo = torch.tensor([tempo_value(one) for one in tempos], device=device)
+        key = torch.tensor([key_index(one) for one in keys_of_call(arguments)], device=device)
         return {
             "encoder_hidden_states": (prompt_embeds, negative_embeds),
             "encoder_attention_mask": (prompt_mask, negative_mask),
@@ -323,4 +330,4 @@ def _texts(prompt: str | Sequence[str] | None) -> list[str]:
     return [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
 
 
-register(Music2LatentAutoencoder, LatentDiT, Music2LatentPipeline)
+register(Music2LatentAutoencoder, LatentDiT, TempoPrior, Music2LatentPipeline)

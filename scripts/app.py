@@ -29,7 +29,7 @@ from latent_diffusion.conditions import KEYS, MAX_TEMPO, MIN_TEMPO
 from pipelines import DEMO_MODEL, Music2LatentPipeline
 
 REPLACE, CONTINUE, LEAD_UP, VARY = "replace the region", "continue it", "lead up to it", "vary all of it"
-FREE = "free"
+FROM_PROMPT = "as the prompt says"
 TITLE = "music2latent-kit"
 Upload = tuple[int, np.ndarray] | None
 
@@ -103,8 +103,8 @@ def generate(
             generator=torch.Generator().manual_seed(int(seed)),
             guidance_scale=guidance_scale,
             num_inference_steps=int(num_inference_steps),
-            tempo=tempo or None,
-            key=None if key == FREE else key,
+            tempo=tempo,
+            key=None if key == FROM_PROMPT else key,
             loop=loop,
             **editing_arguments(pipe, editing[0], editing[1], seconds, *editing[2:]),
         )
@@ -146,8 +146,8 @@ def _settings(longest: float) -> list[Any]:
         guidance = gr.Slider(1, 10, 4, step=0.5, label="Guidance")
         steps = gr.Slider(1, 100, 25, step=1, label="Steps")
     with gr.Row():
-        tempo = gr.Number(0, label=f"Tempo ({MIN_TEMPO:.0f} to {MAX_TEMPO:.0f}; 0: free)")
-        key = gr.Dropdown([FREE, *KEYS], value=FREE, label="Key")
+        tempo = gr.Number(None, label=f"Tempo ({MIN_TEMPO:.0f} to {MAX_TEMPO:.0f}, 0: none)", placeholder=FROM_PROMPT)
+        key = gr.Dropdown([FROM_PROMPT, "none", *KEYS], value=FROM_PROMPT, label="Key")
     return [prompt, negative, seconds, seed, guidance, steps, tempo, key, gr.Checkbox(False, label="Seamless loop")]
 
 

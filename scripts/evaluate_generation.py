@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
@@ -62,7 +62,7 @@ RECORDED_SETTINGS = (
     "audio_length_in_s",
     "num_inference_steps",
     "guidance_scale",
-    "give_numbers",
+    "numbers",
     "num_edits",
     "held_out_embedding",
     "num_replicates",
@@ -96,8 +96,9 @@ class GenerationEvaluationConfig:
     """Sampling steps."""
     guidance_scale: float = 4.0
     """Weight of the request."""
-    give_numbers: bool = True
-    """Pass tempo and key of the requests as numbers too, beside the text."""
+    numbers: Literal["given", "stated", "none"] = "given"
+    """Tempo and key of the requests: given beside the text; left to what the text states and suggests; or kept from
+    the transformer, which then has the text alone."""
     steps_curve: tuple[int, ...] = (5, 10, 50)
     """Other numbers of steps, for the curve."""
     num_curve_prompts: int = 8
@@ -170,8 +171,10 @@ class Run:
         pipe.set_progress_bar_config(disable=True)
         pipe.to("cuda" if torch.cuda.is_available() else "cpu")
         asked = self.requests
-        if not config.give_numbers:
+        if config.numbers == "stated":
             asked = [replace(request, tempo=None, key=None) for request in asked]
+        if config.numbers == "none":
+            asked = [replace(request, tempo=0.0, key="none") for request in asked]
         for steps in dict.fromkeys((config.num_inference_steps, *config.steps_curve)):
             is_main = steps == config.num_inference_steps
             pieces, seconds = generate_pieces(

@@ -50,8 +50,8 @@ def main(
         negative_prompt: what to steer away from.
         num_inference_steps: steps of the scheduler.
         guidance_scale: weight of the prompt; 1 for none.
-        tempo: beats per minute.
-        key: such as "F# minor".
+        tempo: beats per minute, 0 for none; what the prompt states or suggests, if not given.
+        key: such as "F# minor", or "none"; what the prompt states, or free, if not given.
         loop: the end joins the start.
         audio: file to edit or to continue.
         audio_start_in_s: where the file stands in the piece; later than 0, music that leads up to it is generated.

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from autoencoder import Music2LatentAutoencoder
 from latent_diffusion import LatentDiT
+from latent_diffusion.tempo_prior import TempoPrior
 from latent_diffusion.text import DEFAULT_TEXT_ENCODER, load_text_encoder
 from pipelines import Music2LatentPipeline
 
@@ -31,6 +32,8 @@ class SaveConfig:
     """Folder of the codec."""
     transformer: Path
     """Folder of the transformer."""
+    tempo_prior: Path | None = None
+    """Folder of the tempo prior; the one beside the transformer, as the training writes it, if not given."""
     output_dir: Path
     """Folder to write."""
     text_encoder: str | None = None
@@ -43,6 +46,14 @@ class SaveConfig:
     """Larger weights are cut into several files."""
 
 
+def find_tempo_prior(config: SaveConfig) -> TempoPrior | None:
+    """The tempo prior that goes with the transformer, if it has one."""
+    if config.tempo_prior is not None:
+        return TempoPrior.from_pretrained(config.tempo_prior)
+    folder = config.transformer.parent / "tempo_prior"
+    return TempoPrior.from_pretrained(folder) if folder.is_dir() else None
+
+
 def main(config: SaveConfig) -> Path:
     """Write the folder."""
     transformer = LatentDiT.from_pretrained(config.transformer)
@@ -50,11 +61,18 @@ def main(config: SaveConfig) -> Path:
     transformer.register_to_config(text_encoder=name)
     tokenizer, text_encoder = load_text_encoder(name) if config.include_text_encoder else (None, None)
     autoencoder = Music2LatentAutoencoder.from_pretrained(config.autoencoder)
-    for part in (autoencoder, transformer):  # diffusers notes where a part was loaded from: a path of this machine
+    tempo_prior = find_tempo_prior(config)
+    parts = (autoencoder, transformer) if tempo_prior is None else (autoencoder, transformer, tempo_prior)
+    for part in parts:  # diffusers notes where a part was loaded from: a path of this machine
         part.register_to_config(_name_or_path=config.output_dir.name)
     dtype = getattr(torch, config.dtype)
     pipeline = Music2LatentPipeline(
-        autoencoder.to(dtype), transformer.to(dtype), text_encoder, tokenizer, FlowMatchEulerDiscreteScheduler()
+        autoencoder.to(dtype),
+        transformer.to(dtype),
+        text_encoder,
+        tokenizer,
+        FlowMatchEulerDiscreteScheduler(),
+        tempo_prior=tempo_prior and tempo_prior.to(dtype),
     )
     pipeline.save_pretrained(config.output_dir, max_shard_size=config.max_shard_size)
     for path in config.output_dir.rglob("*.safetensors"):

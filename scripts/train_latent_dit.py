@@ -40,6 +40,7 @@ from latent_diffusion.caption_states import encode_captions
 from latent_diffusion.data import LatentClips, Place
 from latent_diffusion.lora import add_lora, save_lora
 from latent_diffusion.objective import FlowObjective
+from latent_diffusion.tempo_prior import TempoPrior, fit_tempo_prior
 from latent_diffusion.text import DEFAULT_TEXT_ENCODER, load_text_encoder, text_width
 from pipelines import Music2LatentPipeline
 
@@ -153,6 +154,14 @@ def build_objective(config: LatentDiTTrainingConfig, model: LatentDiT, data: Lat
     )
 
 
+def build_tempo_prior(data: LatentClips, text_encoder: str) -> TempoPrior | None:
+    """Tempos of the training captions; None without a tempo."""
+    pairs = [(caption, item.tempo) for item in data.items for caption in item.captions if item.tempo]
+    if not pairs:
+        return None
+    return fit_tempo_prior([(data.embeddings[caption], tempo) for caption, tempo in pairs], text_encoder)
+
+
 def validation_loss(objective: FlowObjective, data: LatentClips, num_clips: int) -> float:
     """Mean loss on held-out clips, with times, noises and dropped conditions that are the same at every call."""
     device, losses = objective.model.device, []
@@ -213,10 +222,12 @@ def main(config: LatentDiTTrainingConfig) -> Path | None:
         with process_state().main_process_first():
             clips.embeddings = encode_captions(clips.captions, tokenizer, text_encoder, config.output_dir / "captions")
     model = build_model(config, data, text_encoder)
+    tempo_prior = build_tempo_prior(data, config.text_encoder)
     held_out.max_frames = model.config.max_frames  # no clip to train on may be as long as a held-out one
 
     def validate(model: LatentDiT, step: int) -> Validation:
-        pipeline = Music2LatentPipeline(codec, model, text_encoder, tokenizer, FlowMatchEulerDiscreteScheduler())
+        scheduler = FlowMatchEulerDiscreteScheduler()
+        pipeline = Music2LatentPipeline(codec, model, text_encoder, tokenizer, scheduler, tempo_prior=tempo_prior)
         result = render_prompts(pipeline.to(model.device), config.validation_prompts)
         # uniform times whatever the training's: losses of different runs can be compared
         judged = FlowObjective(model, data.embeddings[""].float(), uniform_times=True).to(model.device)
@@ -228,6 +239,8 @@ def main(config: LatentDiTTrainingConfig) -> Path | None:
             return save_lora(model, config.output_dir / "lora")
         folder = config.output_dir / "transformer"
         model.save_pretrained(folder)
+        if tempo_prior is not None:
+            tempo_prior.save_pretrained(config.output_dir / "tempo_prior")
         return folder
 
     task = Task(

@@ -11,6 +11,8 @@ from latent_diffusion.conditions import (
     beats_at,
     key_index,
     random_context_mask,
+    stated_key,
+    stated_tempo,
     tempo_value,
     whole_beats,
 )
@@ -26,7 +28,7 @@ def test_every_key_has_its_number(index):
 
 def test_there_are_24_keys_and_one_number_for_none():
     assert len(set(KEYS)) == 24
-    assert key_index(None) == NO_KEY == 24
+    assert key_index(None) == key_index("none") == NO_KEY == 24
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,7 @@ def test_spelling_of_a_key_is_free(spelling):
 
 @pytest.mark.parametrize("key", ["", " ", "C", "minor", "H minor", "C#minor", "Cmaj", "C dorian", "Cm", "B## major"])
 def test_an_unknown_key_is_an_error_that_shows_it(key):
-    with pytest.raises(ValueError, match=f"such as 'F# minor' or 'Bb major', got {key!r}"):
+    with pytest.raises(ValueError, match=f"such as 'F# minor' or 'Bb major', or 'none', got {key!r}"):
         key_index(key)
 
 
@@ -55,12 +57,54 @@ def test_a_tempo_in_range_is_kept(tempo):
 
 
 def test_no_tempo_has_its_own_value():
-    assert tempo_value(None) == NO_TEMPO == 0
+    assert tempo_value(None) == tempo_value(0.0) == NO_TEMPO == 0
 
 
-@pytest.mark.parametrize("tempo", [19.9, 400.1, 0.0, -120.0, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("text", "tempo"),
+    [
+        ("lofi beat, 82 bpm", 82),
+        ("Techno at 132.5 BPM.", 132.5),
+        ("a 90-bpm groove", 90),
+        ("House, 120 beats per minute, then 90 bpm", 120),
+        ("150bpm", 150),
+        ("1999 bpm", None),
+        ("12 bpm", None),
+        ("lofi from 1982", None),
+        ("techno, 16 bars", None),
+        ("82 bpms", None),
+        ("", None),
+    ],
+)
+def test_a_tempo_in_the_text_is_read(text, tempo):
+    assert stated_tempo(text) == tempo
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("lofi in F# minor", "F# minor"),
+        ("A calm piece in A minor.", "A minor"),
+        ("C minor waltz", "C minor"),
+        ("jazz, B-flat major", "Bb major"),
+        ("F sharp minor", "F# minor"),
+        ("E♭ major, then C major", "Eb major"),
+        ("A minor hit of the eighties", None),
+        ("Loud. A major event", None),
+        ("Ab minor ballad", "Ab minor"),
+        ("a minor chord", None),
+        ("DJ BC major", None),
+        ("piano", None),
+    ],
+)
+def test_a_key_in_the_text_is_read(text, key):
+    assert stated_key(text) == key
+    assert key is None or key_index(key) < NO_KEY
+
+
+@pytest.mark.parametrize("tempo", [19.9, 400.1, -120.0, float("nan"), float("inf")])
 def test_a_tempo_out_of_range_is_an_error_that_shows_it(tempo):
-    with pytest.raises(ValueError, match=f"from 20 to 400 beats per minute, got {tempo}"):
+    with pytest.raises(ValueError, match=f"from 20 to 400 beats per minute, or 0 for none, got {tempo}"):
         tempo_value(tempo)
 
 

@@ -148,5 +148,6 @@ def test_the_state_of_a_call_is_no_part_of_the_pipeline(pipeline):
         "tokenizer",
         "scheduler",
         "guider",
+        "tempo_prior",
     }
     assert isinstance(pipeline, pipelines.parts.Music2LatentParts)

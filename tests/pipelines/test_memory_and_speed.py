@@ -53,7 +53,7 @@ def test_model_offload_loads_each_part_when_it_is_needed(pipeline):
 
 
 def test_the_order_of_offloading_names_all_models(pipeline):
-    assert pipeline.model_cpu_offload_seq.split("->") == ["text_encoder", "transformer", "autoencoder"]
+    assert pipeline.model_cpu_offload_seq.split("->") == ["text_encoder", "tempo_prior", "transformer", "autoencoder"]
 
 
 @pytest.mark.parametrize("kind", ["leaf_level", "block_level"])

@@ -61,7 +61,7 @@ def test_every_piece_has_its_own_record(pipeline):
         pipeline, ["techno", "lofi"], num_waveforms_per_prompt=2, tempo=[80.0, None], generator=generators
     ).metadata
     assert [record["prompt"] for record in records] == ["techno", "techno", "lofi", "lofi"]
-    assert [record["tempo"] for record in records] == [80.0, 80.0, None, None]
+    assert [record["tempo"] for record in records] == [80.0, 80.0, 0.0, 0.0]
     assert [(record["seed"], record["index"]) for record in records] == [(0, 0), (1, 0), (2, 0), (3, 0)]
 
 

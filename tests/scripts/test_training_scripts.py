@@ -1,5 +1,6 @@
 """All scripts from audio files to generated music, as one chain of tiny models, and their configurations."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from torch.testing import assert_close
 from autoencoder import Music2LatentAutoencoder
 from latent_diffusion import LatentDiT
 from latent_diffusion.data import LatentClips
+from latent_diffusion.tempo_prior import TempoPrior
 from pipelines import Music2LatentPipeline
 from scripts import encode_dataset, generate, train_autoencoder, train_latent_dit
 from scripts.save_pipeline import SaveConfig
@@ -47,6 +49,21 @@ def test_the_exported_transformer_knows_its_codec_data_and_text_encoder(chain, t
     assert tuple(config.latents_mean) == clips.statistics.mean
     assert tuple(config.latents_std) == clips.statistics.std
     assert config.text_encoder == str(text_encoder_dir)
+
+
+def test_the_tempo_prior_is_made_of_the_captions_and_goes_with_the_transformer(chain):
+    prior = TempoPrior.from_pretrained(chain.transformer.parent / "tempo_prior")
+    pipe = Music2LatentPipeline.from_pretrained(chain.pipeline)
+    assert torch.equal(pipe.tempo_prior.proj.weight, prior.proj.weight)
+    embeds, mask, *_ = pipe.encode_prompt(["low sine", "high sine"])
+    low, high = prior.draw(embeds, mask, torch.tensor([0.5, 0.5]))  # of 27 and 55, and of 110 and 220 BPM
+    assert low < 70 < 100 < high
+
+
+def test_without_tempos_there_is_no_prior(chain):
+    data = LatentClips(chain.latents / "train", 10)
+    data.items = [replace(item, tempo=None) for item in data.items]
+    assert train_latent_dit.build_tempo_prior(data, "an encoder") is None
 
 
 @pytest.mark.parametrize(("folder", "exported"), [("codec", "codec"), ("dit", "transformer")])

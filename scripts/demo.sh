@@ -11,8 +11,8 @@ generate() {
     python "$(dirname "$0")/generate.py" "$@" --pipeline "$pipeline" --output "$out/$name.wav"
 }
 mkdir -p "$out"
-generate lofi_piano_beat "lofi piano beat" --tempo 82 --key "A minor"
-generate slow_ambient_pads "slow ambient pads" --tempo 70 --key "C major"
+generate lofi_piano_beat "lofi piano beat"
+generate slow_ambient_pads "slow ambient pads in C major"
 generate driving_techno "driving techno" --tempo 130 --key "F minor"
 echo
 echo "The pieces and their spectrograms are $out/*.wav and $out/*.png, the model is $pipeline."

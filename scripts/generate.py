@@ -89,7 +89,10 @@ def main(
     music.save(output)
     picture = output.with_suffix(".png")
     spectrogram_figure({prompt: read_audio(output, music.sample_rate)}, music.sample_rate).savefig(picture, dpi=120)
-    print(f"{output} and {picture}: {music.audio.shape[-1] / music.sample_rate:.1f} s in {elapsed:.1f} s")
+    told = {name: music.metadata[0][name] for name in ("tempo", "key")}
+    numbers = ", ".join(f"{name} {value}" for name, value in told.items() if value) or "no tempo, no key"
+    seconds = music.audio.shape[-1] / music.sample_rate
+    print(f"{output} and {picture}: {seconds:.1f} s of music ({numbers}) in {elapsed:.1f} s")
     return output
 
 

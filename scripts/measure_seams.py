@@ -6,6 +6,9 @@ At every place of a piece the jump is the mean distance between the log-mel spec
 seam passes if its jump is no larger than 95 % of the jumps elsewhere in its piece. A piece that is like any place of
 itself passes at 95 % of the seams by definition, so fewer than 19 of 20 says little, and far fewer says that the seam
 shows. Controls: the same seam as a plain cut, and other places of the same loop.
+
+Most pieces are made without a beat. A loop with one closes on a beat, where every piece jumps, so it is compared with
+its own other beats: the one must pass about as often as the others.
 """
 
 import json
@@ -26,6 +29,8 @@ from pipelines.windows import OVERLAP
 
 REACH_IN_S = 0.05
 PERCENTILE = 0.95
+SHARES = (0.25, 0.5, 0.75)
+"""Places of a loop that its join is compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,34 +84,33 @@ def seams_of_seed(pipe: Any, config: SeamConfig, seed: int) -> Iterator[tuple[st
     """Kind and rank of every seam of one seed."""
     rate, third = pipe.sample_rate, config.seconds / 3
 
-    def call(**arguments: Any) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        steps = config.num_inference_steps
-        return pipe(
-            config.prompt, num_inference_steps=steps, generator=generator, output_type="pt", **arguments
-        ).audio[0]
+    def call(seed: int = seed, tempo: float | None = 0.0, **arguments: Any) -> Any:
+        generator, steps = torch.Generator().manual_seed(seed), config.num_inference_steps
+        settings = {"num_inference_steps": steps, "generator": generator, "tempo": tempo, "output_type": "pt"}
+        return pipe(config.prompt, **settings, **arguments)
 
-    piece = call(audio_length_in_s=config.seconds)
-    loop = call(audio_length_in_s=config.seconds, loop=True)
+    piece = call(audio_length_in_s=config.seconds).audio[0]
+    loop = call(audio_length_in_s=config.seconds, loop=True).audio[0]
     yield "loop", rank(loop, rate, 0.0, is_loop=True)
-    for share in (0.25, 0.5, 0.75):
+    for share in SHARES:
         yield "loop, elsewhere", rank(loop, rate, share * config.seconds, is_loop=True)
     yield "loop, plain cut", rank(piece, rate, 0.0, is_loop=True)
-    edited = call(audio=piece, regions=[(third, 2 * third)])
-    other = pipe(
-        config.prompt,
-        num_inference_steps=config.num_inference_steps,
-        generator=torch.Generator().manual_seed(seed + 1000),
-        output_type="pt",
-        audio_length_in_s=config.seconds,
-    ).audio[0]
+    output = call(audio_length_in_s=config.seconds, loop=True, tempo=None)
+    if tempo := output.metadata[0]["tempo"]:  # of a pipeline with a tempo prior
+        yield "loop with beats", rank(output.audio[0], rate, 0.0, is_loop=True)
+        beats = config.seconds * tempo / 60
+        for share in SHARES:
+            place = round(share * beats) / beats * config.seconds
+            yield "its other beats", rank(output.audio[0], rate, place, is_loop=True)
+    edited = call(audio=piece, regions=[(third, 2 * third)]).audio[0]
+    other = call(seed + 1000, audio_length_in_s=config.seconds).audio[0]
     cut = piece.clone()
     cut[:, round(third * rate) : round(2 * third * rate)] = other[:, round(third * rate) : round(2 * third * rate)]
     for place in (third, 2 * third):
         yield "region", rank(edited, rate, place)
         yield "region, plain cut", rank(cut, rate, place)
     window = pipe.max_audio_length_in_s
-    long = call(audio_length_in_s=window * (2 - OVERLAP) - 0.2)
+    long = call(audio_length_in_s=window * (2 - OVERLAP) - 0.2).audio[0]
     yield "window", rank(long, rate, window)
 
 

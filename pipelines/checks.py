@@ -28,6 +28,7 @@ class Arguments:
     guidance_interval: tuple[float, float] | None
     tempo: float | Sequence[float | None] | None
     key: str | Sequence[str | None] | None
+    first_beat_in_s: float | Sequence[float | None] | None
     audio: Tensor | np.ndarray | None
     audio_start_in_s: float
     regions: Sequence[tuple[float, float]] | None
@@ -52,7 +53,7 @@ class Arguments:
         return count_prompts("prompt", self.prompt) if self.prompt_embeds is None else len(self.prompt_embeds)
 
     def per_prompt(self, name: str) -> list[Any]:
-        """Values of ``tempo`` or ``key``, one for each prompt."""
+        """Values of ``tempo``, ``key`` or ``first_beat_in_s``, one for each prompt."""
         value = getattr(self, name)
         return list(value) if isinstance(value, list | tuple) else [value] * self.num_prompts
 
@@ -78,7 +79,7 @@ def check_prompts(arguments: Arguments) -> None:
             f"negative_prompt_embeds must have one row for each of the {num_prompts} prompts, "
             f"got {len(negative_embeds)}"
         )
-    for name, check in (("tempo", tempo_value), ("key", key_index)):
+    for name, check in (("tempo", tempo_value), ("key", key_index), ("first_beat_in_s", _check_seconds)):
         values = arguments.per_prompt(name)
         if len(values) != num_prompts:
             raise ValueError(
@@ -86,6 +87,11 @@ def check_prompts(arguments: Arguments) -> None:
             )
         for value in values:
             check(value)
+
+
+def _check_seconds(value: float | None) -> None:
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"first_beat_in_s must be a finite number of seconds, got {value}")
 
 
 def check_settings(arguments: Arguments, sample_rate: int, callback_tensors: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Tempo and key of each waveform: as given, or as the prompt states, or a tempo that suits the prompt."""
+"""Tempo, key and first beat of each waveform: as given, or as the prompt states, or a tempo that suits the prompt."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,11 +11,49 @@ from torch import Tensor
 from latent_diffusion.conditions import MAX_TEMPO, MIN_TEMPO, stated_key, stated_tempo, whole_beats
 from latent_diffusion.tempo_prior import TempoPrior
 from pipelines.checks import Arguments
+from pipelines.output import Music2LatentPipelineOutput
+
+FIRST_BEAT_S = 0.03  # a piece starts a little before its first bar line, so that an early note keeps its attack
 
 
 def keys_of_call(arguments: Arguments) -> list[str | None]:
     """Key of each waveform; None where it is free."""
     return _given_or_stated(arguments, "key", stated_key)
+
+
+def with_beats_of_output(given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a call whose audio is the output of another: its audio, and its beats where none are given."""
+    output = given["audio"]
+    if not isinstance(output, Music2LatentPipelineOutput):
+        return given
+    known: dict[str, Any] = {"audio": output.audio}
+    if output.metadata is not None and given["tempo"] is None and given["first_beat_in_s"] is None:
+        for name in ("tempo", "first_beat_in_s"):
+            values = [record[name] for record in output.metadata]
+            known[name] = values[0] if len(values) == 1 else values
+    return given | known
+
+
+def check_first_beats(arguments: Arguments) -> None:
+    """Given audio whose first beat is known has a tempo.
+
+    Raises:
+        ValueError: it has none.
+    """
+    tempos = _given_or_stated(arguments, "tempo", stated_tempo)
+    beats = _given_or_stated(arguments, "first_beat_in_s", lambda _: None)
+    if arguments.audio is not None and any(
+        beat is not None and not tempo for beat, tempo in zip(beats, tempos, strict=True)
+    ):
+        raise ValueError("first_beat_in_s says where beats of the given audio are: pass its tempo as well")
+
+
+def first_beats_of_call(arguments: Arguments) -> list[float | None]:
+    """Seconds from the start of the piece to a bar line, of each waveform; None where beats are not known."""
+    beats = _given_or_stated(arguments, "first_beat_in_s", lambda _: None)
+    if arguments.audio is None:
+        return [FIRST_BEAT_S if beat is None else beat for beat in beats]
+    return [None if beat is None else arguments.audio_start_in_s + beat for beat in beats]
 
 
 def tempos_of_call(

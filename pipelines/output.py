@@ -78,10 +78,12 @@ def describe(
     seeds: Sequence[int],
     guider: BaseGuidance,
     conditions: Mapping[str, tuple[Tensor, Tensor]],
+    first_beats: Sequence[float | None],
 ) -> list[dict[str, Any]]:
     """How each waveform of a call is made; ``seed`` is that of the generator, ``index`` the place in the batch.
 
-    ``tempo`` and ``key`` are what the transformer was told, asked for or not; 0 and None stand for nothing.
+    ``tempo``, ``key`` and ``first_beat_in_s`` are what the transformer was told, asked for or not; 0 and None are
+    nothing.
     """
     repeats, generator = arguments.num_waveforms_per_prompt, arguments.generator
     prompts = _spread(arguments.prompt, len(seeds) // repeats)
@@ -106,6 +108,7 @@ def describe(
             "negative_prompt": negatives[index // repeats],
             "tempo": tempos[index],
             "key": None if keys[index] == NO_KEY else KEYS[keys[index]],
+            "first_beat_in_s": first_beats[index] if tempos[index] else None,
             "seed": _initial_seed(generator, index),
             "index": 0 if isinstance(generator, Sequence) else index,
             **shared,

@@ -21,7 +21,13 @@ from pipelines.checks import Arguments, check_editing, check_prompts, check_sett
 from pipelines.decoding import decode, stream
 from pipelines.editing import Plan, plan_piece
 from pipelines.guidance import guider_of_call
-from pipelines.numbers import keys_of_call, tempos_of_call
+from pipelines.numbers import (
+    check_first_beats,
+    first_beats_of_call,
+    keys_of_call,
+    tempos_of_call,
+    with_beats_of_output,
+)
 from pipelines.output import Music2LatentPipelineOutput, describe
 from pipelines.parts import Music2LatentParts
 from pipelines.request import Request
@@ -49,6 +55,7 @@ class Music2LatentPipeline(Music2LatentParts):
         check_prompts(arguments)
         check_settings(arguments, self.sample_rate, self._callback_tensor_inputs)
         check_editing(arguments, self.transformer.config.in_channels // self.autoencoder.config.latent_channels)
+        check_first_beats(arguments)
         plan = plan_piece(arguments, self.sample_rate)
         shape = (
             arguments.num_prompts * arguments.num_waveforms_per_prompt,
@@ -132,7 +139,8 @@ class Music2LatentPipeline(Music2LatentParts):
         guidance_interval: tuple[float, float] | None = None,
         tempo: float | Sequence[float | None] | None = None,
         key: str | Sequence[str | None] | None = None,
-        audio: Tensor | np.ndarray | None = None,
+        first_beat_in_s: float | Sequence[float | None] | None = None,
+        audio: Tensor | np.ndarray | Music2LatentPipelineOutput | None = None,
         audio_start_in_s: float = 0.0,
         regions: Sequence[tuple[float, float]] | None = None,
         mask: Tensor | np.ndarray | None = None,
@@ -167,13 +175,16 @@ class Music2LatentPipeline(Music2LatentParts):
             tempo: beats per minute, 20 to 400, or 0 for music that keeps none. A list gives one per prompt. If not
                 given, what the prompt states ("82 bpm"), or else, without given audio, one that suits the prompt,
                 drawn from the tempo prior by the seed of the piece. The transformer is told where each frame stands
-                in the beat, counted from the start of the piece, but for given audio and for a loop of a broken
-                number of beats.
+                in the beat, but for a loop of a broken number of beats.
             key: such as ``"F# minor"``, or "none" for music in no key. A list gives one per prompt. If not given, what
                 the prompt states, or else free.
+            first_beat_in_s: seconds from the start of the given audio to a bar line, with its tempo: what is generated
+                then keeps to its beats. Not known if not given. Without given audio, where the first bar of the piece
+                begins, 0.03 if not given. A list gives one per prompt.
             audio: music to edit, (channels, samples) or one for each prompt (batch, channels, samples), in [-1, 1] at
                 ``sample_rate``. What lies outside of it is generated; it is kept sample by sample where nothing else
-                is said, but for a cross-fade of 20 ms beside each generated region.
+                is said, but for a cross-fade of 20 ms beside each generated region. The output of a call brings its
+                tempo and first beat along, so that its beats go on.
             audio_start_in_s: where the audio stands in the piece: 0 continues it, more leads up to it.
             regions: seconds ``[(start, end), ...]`` of the piece to generate anew.
             mask: the same for each sample, True where generated anew; instead of ``regions``.
@@ -263,7 +274,7 @@ class Music2LatentPipeline(Music2LatentParts):
         """Check everything, encode prompts and audio, draw the noise."""
         if isinstance(given["callback_on_step_end"], PipelineCallback | MultiPipelineCallbacks):
             given["callback_on_step_end_tensor_inputs"] = given["callback_on_step_end"].tensor_inputs
-        arguments = Arguments(**given)
+        arguments = Arguments(**with_beats_of_output(given))
         plan = self.check_inputs(arguments)
         guider = guider_of_call(
             self.guider, arguments.guidance_scale, arguments.guidance_rescale, arguments.guidance_interval
@@ -275,6 +286,7 @@ class Music2LatentPipeline(Music2LatentParts):
         conditions = self._conditions(arguments, seeds, plan.num_samples / self.sample_rate)
         noise = self.prepare_latents(seeds, self._num_frames(plan.num_samples, arguments.loop), arguments.latents)
         codec, num_frames = self.autoencoder, noise.shape[-1]
+        first_beats = first_beats_of_call(arguments)
         x0, audio = torch.zeros_like(noise), plan.given
         if audio is not None:
             audio = audio.repeat_interleave(num_waveforms // len(audio), dim=0).to(noise.device)
@@ -287,6 +299,7 @@ class Music2LatentPipeline(Music2LatentParts):
             x0=x0,
             is_known=known_frames(plan.is_kept, num_frames, codec.samples_per_latent, codec.spectrogram.overlap),
             conditions=conditions,
+            first_beats=first_beats,
             guider=guider,
             sample_rate=self.sample_rate,
             num_inference_steps=arguments.num_inference_steps,
@@ -296,7 +309,7 @@ class Music2LatentPipeline(Music2LatentParts):
             given=audio,
             is_kept=plan.is_kept,
             on_step_end=(arguments.callback_on_step_end, arguments.callback_on_step_end_tensor_inputs),
-            metadata=describe(self, arguments, plan.num_samples, seeds, guider, conditions),
+            metadata=describe(self, arguments, plan.num_samples, seeds, guider, conditions, first_beats),
         )
 
     def _conditions(

@@ -29,6 +29,7 @@ class Request:
         x0: normalised latents of the whole piece; those that are not known are filled in by the sampling.
         is_known: frames of ``x0`` that need no generation.
         conditions: arguments of the transformer, each a pair for the prediction with and without the prompt.
+        first_beats: seconds from the start of each piece to a bar line; None where its beats are not known.
         guider: combines the two.
         sample_rate: Hz.
         num_inference_steps: steps of the scheduler.
@@ -47,6 +48,7 @@ class Request:
     x0: Latents
     is_known: Bool[Tensor, " frames"]
     conditions: dict[str, tuple[Tensor, Tensor]]
+    first_beats: list[float | None]
     guider: BaseGuidance
     sample_rate: int
     num_inference_steps: int
@@ -67,12 +69,14 @@ class Request:
     def beat_tempo(self) -> Float[Tensor, " batch"]:
         """Tempo of the beats that each piece is told of; ``NO_TEMPO`` for none.
 
-        None beside given audio, whose beats are not known, and none in a loop of a broken number of beats.
+        None where no bar line is known, and none in a loop of a broken number of beats.
         """
-        return torch.tensor([self._beat_tempo(tempo) for tempo in self.conditions["tempo"][0].tolist()])
+        tempos = self.conditions["tempo"][0].tolist()
+        pairs = zip(tempos, self.first_beats, strict=True)
+        return torch.tensor([NO_TEMPO if beat is None else self._beat_tempo(tempo) for tempo, beat in pairs])
 
     def _beat_tempo(self, tempo: float) -> float:
-        if tempo == NO_TEMPO or self.given is not None:
+        if tempo == NO_TEMPO:
             return NO_TEMPO
         fitting = whole_beats(self.seconds, tempo)
         if self.is_loop and abs(self.seconds - fitting) * tempo / 60 >= LOOP_TOLERANCE:

@@ -24,7 +24,6 @@ from pipelines.windows import final_frames, plan_windows
 if TYPE_CHECKING:
     from pipelines.pipeline_music2latent import Music2LatentPipeline
 
-FIRST_BEAT_S = 0.03  # a piece starts a little before its first bar line, so that an early note keeps its attack
 CACHE_NAMES = {"pred_cond": "cond", "pred_uncond": "uncond"}
 
 
@@ -153,7 +152,7 @@ def _places(
         positions, seconds = window / config.latent_rate, request.seconds
     else:
         positions, seconds = torch.full((num_frames,), -1.0), min(num_frames / config.latent_rate, request.seconds)
-    since_bar = (window / config.latent_rate - FIRST_BEAT_S).expand(batch, -1)
+    since_bar = window / config.latent_rate - torch.tensor([beat or 0.0 for beat in request.first_beats])[:, None]
     beats = beats_at(since_bar.to(x0.device), request.beat_tempo.to(x0.device)[:, None])
     places = {
         "positions": positions.float().expand(batch, -1).to(x0.device),

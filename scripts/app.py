@@ -66,7 +66,14 @@ def num_channels(pipe: Music2LatentPipeline) -> int:
 
 
 def editing_arguments(
-    pipe: Music2LatentPipeline, upload: Upload, task: str, seconds: float, first: float, last: float, strength: float
+    pipe: Music2LatentPipeline,
+    upload: Upload,
+    task: str,
+    seconds: float,
+    first: float,
+    last: float,
+    strength: float,
+    first_beat: float | None,
 ) -> dict[str, Any]:
     """Arguments of the call that do with the upload what the page asks for."""
     if upload is None:
@@ -79,7 +86,7 @@ def editing_arguments(
         LEAD_UP: {"audio_start_in_s": seconds},
         VARY: {"strength": strength},
     }
-    return {"audio": audio} | tasks[task]
+    return {"audio": audio, "first_beat_in_s": first_beat} | tasks[task]
 
 
 def generate(
@@ -111,7 +118,9 @@ def generate(
     except (TypeError, ValueError) as error:
         raise gr.Error(str(error)) from error
     [path] = output.save(Path(tempfile.mkdtemp()) / "music.wav")
-    return str(path), spectrogram_figure({prompt or "music": torch.from_numpy(output.audio[0])}, pipe.sample_rate)
+    told = output.metadata[0]["tempo"]  # the prompt may have got one
+    title = f"{prompt or 'music'} ({told:g} bpm)" if told else prompt or "music"
+    return str(path), spectrogram_figure({title: torch.from_numpy(output.audio[0])}, pipe.sample_rate)
 
 
 def build_page(pipe: Music2LatentPipeline) -> gr.Blocks:
@@ -130,7 +139,7 @@ def build_page(pipe: Music2LatentPipeline) -> gr.Blocks:
                 audio = gr.Audio(label="Music", interactive=False, elem_id="music", buttons=["download"])
                 spectrogram = gr.Plot(label="Spectrogram", show_label=False, elem_id="spectrogram")
         button.click(functools.partial(generate, pipe), [*settings, *editing], [audio, spectrogram])
-        upload, task, first, last, _ = editing
+        upload, task, first, last, *_ = editing
         for component in (upload, task, first, last):
             component.change(functools.partial(show_upload, pipe), [upload, task, first, last], picture)
     return page
@@ -158,7 +167,8 @@ def _editing(longest: float) -> list[Any]:
         first = gr.Slider(0, longest, 1, step=0.05, label="Region from (s)")
         last = gr.Slider(0, longest, 2, step=0.05, label="Region to (s)")
     strength = gr.Slider(0.05, 1, 1, step=0.05, label="Strength")
-    return [upload, task, first, last, strength]
+    first_beat = gr.Number(None, label="A bar line of it (s), with its tempo", placeholder="not known")
+    return [upload, task, first, last, strength, first_beat]
 
 
 def main(

@@ -4,6 +4,7 @@
     python scripts/generate.py "lofi piano beat" --audio beat.wav --regions "[[2, 4]]" --output other_bar.wav
     python scripts/generate.py "lofi piano beat" --audio beat.wav --audio_length_in_s 20 --output longer.wav
 
+A file that was generated knows its beats; of other audio, give --tempo and --first_beat_in_s, so that they go on.
 The picture is written beside the audio, with the suffix .png.
 """
 
@@ -19,6 +20,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from autoencoder.audio import read_audio
 from autoencoder.figures import spectrogram_figure
 from pipelines import DEMO_MODEL, Music2LatentPipeline
+from pipelines.output import read_metadata
+
+
+def beats_of_file(path: Path) -> tuple[float | None, float | None]:
+    """Tempo and first beat of a generated file, as it says itself; None of any other."""
+    try:
+        record = read_metadata(path)
+    except ValueError:
+        return None, None
+    tempo, first_beat = record.get("tempo"), record.get("first_beat_in_s")
+    return (tempo, first_beat) if tempo and first_beat is not None else (None, None)
 
 
 def main(
@@ -32,6 +44,7 @@ def main(
     guidance_scale: float = 4.0,
     tempo: float | None = None,
     key: str | None = None,
+    first_beat_in_s: float | None = None,
     loop: bool = False,
     audio: Path | None = None,
     audio_start_in_s: float = 0.0,
@@ -52,6 +65,7 @@ def main(
         guidance_scale: weight of the prompt; 1 for none.
         tempo: beats per minute, 0 for none; what the prompt states or suggests, if not given.
         key: such as "F# minor", or "none"; what the prompt states, or free, if not given.
+        first_beat_in_s: where in the file to edit a bar begins.
         loop: the end joins the start.
         audio: file to edit or to continue.
         audio_start_in_s: where the file stands in the piece; later than 0, music that leads up to it is generated.
@@ -69,6 +83,8 @@ def main(
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     if lora is not None:
         pipe.load_lora_weights(lora)
+    if audio is not None and tempo is None and first_beat_in_s is None:
+        tempo, first_beat_in_s = beats_of_file(audio)
     started = time.perf_counter()
     music = pipe(
         prompt,
@@ -78,6 +94,7 @@ def main(
         guidance_scale=guidance_scale,
         tempo=tempo,
         key=key,
+        first_beat_in_s=first_beat_in_s,
         loop=loop,
         audio=None if audio is None else read_audio(audio, pipe.sample_rate),
         audio_start_in_s=audio_start_in_s,

@@ -13,6 +13,7 @@ from autoencoder.audio import read_audio, write_audio
 from latent_diffusion.conditions import whole_beats
 from pipelines.evaluation.agreement import Request
 from pipelines.evaluation.pieces import Piece, read_requests
+from pipelines.numbers import FIRST_BEAT_S
 from pipelines.pipeline_music2latent import Music2LatentPipeline
 
 
@@ -65,7 +66,9 @@ def edited_pieces(
         waveform, path = read_audio(original.path, pipe.sample_rate), folder / original.path.name
         third = waveform.shape[-1] / pipe.sample_rate / 3
         seams = (third, 2 * third)
-        _write(pipe, requests[original.request], path, audio=waveform, regions=[seams], **settings)
+        request = requests[original.request]
+        beat = FIRST_BEAT_S if request.tempo else None
+        _write(pipe, request, path, audio=waveform, first_beat_in_s=beat, regions=[seams], **settings)
         pieces.append(Piece(path.stem, path, original.request, 3 * third, seams))
     return pieces
 

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from latent_diffusion.conditions import NO_BEAT, beats_at
-from pipelines.sampling import FIRST_BEAT_S
+from pipelines.numbers import FIRST_BEAT_S
 
 
 @pytest.fixture
@@ -68,7 +68,73 @@ def test_a_loop_of_a_broken_number_of_beats_is_told_the_length_that_fits(pipelin
     assert not caplog.text
 
 
-def test_given_audio_has_beats_that_are_not_known(pipeline, told):
+def edit(pipeline, **changes) -> None:
     audio = 0.1 * torch.randn(1, 1, 22_050)
-    generate(pipeline, tempo=120.0, audio=audio, audio_length_in_s=None, strength=0.5, num_inference_steps=2)
+    generate(pipeline, **({"audio": audio, "audio_length_in_s": 1.0, "tempo": 120.0} | changes))
+
+
+def test_given_audio_has_beats_that_are_not_known(pipeline, told):
+    edit(pipeline, audio_length_in_s=None, strength=0.5, num_inference_steps=2)
     assert (told[0] == NO_BEAT).all()
+
+
+@pytest.mark.parametrize("start", [0.0, 0.25])
+def test_the_beats_of_given_audio_go_on_where_one_of_them_is_known(pipeline, told, start):
+    edit(pipeline, first_beat_in_s=0.2, audio_start_in_s=start)
+    frames = torch.arange(told[0].shape[1]) / pipeline.transformer.config.latent_rate
+    assert_close(told[0][0], beats_at(frames - start - 0.2, torch.tensor([120.0])))
+    assert (told[1] == NO_BEAT).all()
+
+
+def test_every_given_piece_may_have_a_first_beat_of_its_own(pipeline, told):
+    settings = {"num_inference_steps": 1, "audio_length_in_s": 1.0, "audio": 0.1 * torch.randn(2, 1, 22_050)}
+    pipeline(["lofi", "techno"], tempo=90.0, first_beat_in_s=[None, 0.1], num_waveforms_per_prompt=2, **settings)
+    assert (told[0][:2] == NO_BEAT).all()
+    assert (told[0][2:] != NO_BEAT).all()
+
+
+def test_the_first_bar_of_a_new_piece_may_be_moved(pipeline, told):
+    generate(pipeline, tempo=90.0, first_beat_in_s=0.25)
+    frames = torch.arange(told[0].shape[1]) / pipeline.transformer.config.latent_rate
+    assert_close(told[0][0], beats_at(frames - 0.25, torch.tensor([90.0])))
+
+
+def test_a_first_beat_of_given_audio_needs_its_tempo(pipeline):
+    for tempo in (None, 0.0):
+        with pytest.raises(ValueError, match="says where beats of the given audio are: pass its tempo as well"):
+            edit(pipeline, first_beat_in_s=0.2, tempo=tempo)
+
+
+def test_a_first_beat_must_be_finite(pipeline):
+    with pytest.raises(ValueError, match="first_beat_in_s must be a finite number of seconds, got nan"):
+        generate(pipeline, first_beat_in_s=float("nan"))
+
+
+def test_the_record_of_a_piece_is_enough_to_continue_it(pipeline, told):
+    settings = {"num_inference_steps": 1, "output_type": "pt"}
+    piece = pipeline("lofi piano", tempo=90.0, audio_length_in_s=0.5, **settings)
+    record = piece.metadata[0]
+    assert (record["tempo"], record["first_beat_in_s"]) == (90.0, FIRST_BEAT_S)
+    numbers = {name: record[name] for name in ("tempo", "first_beat_in_s")}
+    longer = pipeline("lofi piano", audio=piece.audio[0], audio_length_in_s=1.0, **numbers, **settings)
+    assert_close(told[2][0, : told[0].shape[1]], told[0][0])
+    assert longer.metadata[0]["first_beat_in_s"] == FIRST_BEAT_S
+    pipeline("lofi piano", audio=piece, audio_length_in_s=1.0, **settings)
+    assert_close(told[4], told[2])
+    free = pipeline("lofi piano", tempo=0.0, audio_length_in_s=0.5, **settings)
+    assert free.metadata[0]["first_beat_in_s"] is None
+    pipeline("lofi piano", audio=free, audio_length_in_s=1.0, **settings)
+    assert (told[-2] == NO_BEAT).all()
+
+
+def test_the_beats_of_an_output_are_those_of_each_piece_if_no_others_are_given(pipeline, told):
+    settings = {"num_inference_steps": 1, "audio_length_in_s": 0.5}
+    pieces = pipeline(["lofi", "techno"], tempo=[90.0, 0.0], **settings)
+    pipeline(["lofi", "techno"], audio=pieces, num_inference_steps=1, audio_length_in_s=1.0)
+    assert (told[2][0] != NO_BEAT).all()
+    assert (told[2][1] == NO_BEAT).all()
+    pipeline(["lofi", "techno"], audio=pieces, tempo=60.0, num_inference_steps=1, audio_length_in_s=1.0)
+    assert (told[4] == NO_BEAT).all()  # of another tempo, no bar line is known
+    pieces.metadata = None
+    pipeline(["lofi", "techno"], audio=pieces, num_inference_steps=1, audio_length_in_s=1.0)
+    assert (told[6] == NO_BEAT).all()

@@ -136,9 +136,9 @@ def app():
 )
 def test_an_upload_becomes_the_arguments_of_its_task(app, pipeline, task, expected):
     upload = 44_100, (tone(440, 0.5).numpy()[0] * 32_768).astype("int16")
-    arguments = app.editing_arguments(pipeline, upload, task, 2.0, 0.1, 0.4, 0.5)
+    arguments = app.editing_arguments(pipeline, upload, task, 2.0, 0.1, 0.4, 0.5, 0.2)
     torch.testing.assert_close(arguments.pop("audio"), tone(440, 0.5), rtol=0, atol=1e-4)
-    assert arguments == expected
+    assert arguments == expected | {"first_beat_in_s": 0.2}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -154,9 +154,11 @@ def test_an_upload_of_another_rate_or_in_stereo_is_converted_with_a_note(app, mo
 
 
 def test_without_an_upload_music_of_the_length_is_made(app, pipeline):
-    assert app.editing_arguments(pipeline, None, "continue it", 3.0, 0, 0, 1) == {"audio_length_in_s": 3.0}
+    assert app.editing_arguments(pipeline, None, "continue it", 3.0, 0, 0, 1, None) == {"audio_length_in_s": 3.0}
 
 
 def test_a_wrong_argument_is_shown_on_the_page(app, pipeline):
     with pytest.raises(app.gr.Error, match="tempo must be from 20 to 400"):
-        app.generate(pipeline, "lofi", "", 0.2, 0, 4.0, 1, 5.0, app.FROM_PROMPT, False, None, "continue it", 0, 0, 1)
+        app.generate(
+            pipeline, "lofi", "", 0.2, 0, 4.0, 1, 5.0, app.FROM_PROMPT, False, None, "continue it", 0, 0, 1, None
+        )

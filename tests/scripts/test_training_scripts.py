@@ -12,10 +12,12 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from autoencoder import Music2LatentAutoencoder
+from autoencoder.audio import read_audio
 from latent_diffusion import LatentDiT
 from latent_diffusion.data import LatentClips
 from latent_diffusion.tempo_prior import TempoPrior
 from pipelines import Music2LatentPipeline
+from pipelines.output import read_metadata
 from scripts import encode_dataset, generate, train_autoencoder, train_latent_dit
 from scripts.save_pipeline import SaveConfig
 from scripts.train_autoencoder import AutoencoderTrainingConfig
@@ -35,6 +37,19 @@ def test_the_chain_ends_with_music(chain):
 def test_the_same_seed_generates_the_same_file(chain, tmp_path):
     again = generate.main("low sine", pipeline=chain.pipeline, output=tmp_path / "a.wav", audio_length_in_s=0.3)
     assert again.read_bytes() == chain.audio.read_bytes()
+
+
+def test_a_generated_file_is_continued_with_its_own_beats(chain, tmp_path):
+    settings = {"pipeline": chain.pipeline, "audio": chain.audio, "audio_length_in_s": 0.6}
+    first = read_metadata(chain.audio)
+    longer = read_metadata(generate.main("high sine", output=tmp_path / "longer.wav", **settings))
+    assert (longer["tempo"], longer["first_beat_in_s"]) == (first["tempo"], first["first_beat_in_s"])
+    assert first["tempo"] > 0
+    waveform = read_audio(chain.audio, SAMPLE_RATE)
+    soundfile.write(tmp_path / "other.wav", waveform.T.numpy(), SAMPLE_RATE)
+    settings["audio"] = tmp_path / "other.wav"
+    other = read_metadata(generate.main("high sine", output=tmp_path / "longer.wav", **settings))
+    assert (other["tempo"], other["first_beat_in_s"]) == (0.0, None)
 
 
 def test_the_exported_codec_carries_its_fingerprint(chain):

@@ -2,6 +2,7 @@
 
 Sources
     AS   Albrecht and Shanahan 2013, https://doi.org/10.1525/mp.2013.31.1.59, key profiles
+    HPCP Gómez 2006, https://hdl.handle.net/10803/7537, pitch classes from spectral peaks
     RAF  Raffel et al. 2014, mir_eval (the weighted key score of MIREX)
 """
 
@@ -14,6 +15,7 @@ import mir_eval
 import numpy as np
 from jaxtyping import Float
 from librosa.onset import onset_strength
+from scipy.ndimage import median_filter
 from torch import Tensor
 
 from latent_diffusion.conditions import KEYS, key_index
@@ -25,6 +27,9 @@ TEMPO_HOP = 256  # samples; with twice as many, neighbouring tempos lie as far a
 USUAL_TEMPO = 100.0  # centre of the prior; librosa's own, 120, doubles slow pieces (docs/experiments.md)
 TEMPO_TOLERANCE = 0.04  # MIREX tempo estimation
 OCTAVES = (1.0, 2.0, 0.5, 3.0, 1 / 3)
+BINS_PER_OCTAVE = 36
+NEIGHBOURHOOD = 24  # bins: a peak stands out of the median of eight semitones
+PEAK_RANGE = 100.0  # peaks below a hundredth of the largest hardly count
 MAJOR = np.array([0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081])  # AS
 MINOR = np.array([0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052])  # AS
 INSTRUMENT_TAGS = [
@@ -45,14 +50,22 @@ def measured_tempo(waveform: Float[Tensor, "channels samples"], sample_rate: int
 
 
 def measured_key(waveform: Float[Tensor, "channels samples"], sample_rate: int) -> str:
-    """The key, such as ``"F# minor"``, whose profile correlates most with the mean chroma (AS).
+    """The key, such as ``"F# minor"``, whose profile correlates most with the pitch classes of the tonal peaks (AS).
 
-    "" for silence, and for less than three seconds, which are too short for the lowest octave.
+    Peaks of the mean spectrum, not all of it (HPCP): drums and the noise of a codec raise whole bands. Their levels
+    count by the logarithm, so that the bass does not decide alone.
+
+    "" for silence, and for less than three seconds, in which a key is hardly heard.
     """
     mono = prepared(waveform, sample_rate, ANALYSIS_RATE).numpy()
     if len(mono) < 3 * ANALYSIS_RATE or not np.any(mono):
         return ""
-    chroma = librosa.feature.chroma_cqt(y=mono, sr=ANALYSIS_RATE, tuning=0.0).mean(1)
+    bins = {"fmin": librosa.note_to_hz("C2"), "n_bins": 6 * BINS_PER_OCTAVE, "bins_per_octave": BINS_PER_OCTAVE}
+    spectrum = np.abs(librosa.cqt(mono, sr=ANALYSIS_RATE, tuning=0.0, **bins)).mean(1)
+    peaks = np.maximum(spectrum - median_filter(spectrum, size=NEIGHBOURHOOD), 0)
+    levels = np.log1p(PEAK_RANGE * peaks / max(peaks.max(), 1e-9)).reshape(-1, BINS_PER_OCTAVE)
+    # three bins a semitone, the middle one in tune
+    chroma = np.roll(levels, 1, axis=1).reshape(len(levels), 12, 3).max(2).sum(0)
     profiles = np.stack([np.roll(profile, tonic) for profile in (MAJOR, MINOR) for tonic in range(12)])
     scores = np.corrcoef(np.vstack([chroma, profiles]))[0, 1:]
     return KEYS[int(np.argmax(scores))]

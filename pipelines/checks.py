@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -55,13 +56,14 @@ class Arguments:
     def per_prompt(self, name: str) -> list[Any]:
         """Values of ``tempo``, ``key`` or ``first_beat_in_s``, one for each prompt."""
         value = getattr(self, name)
-        return list(value) if isinstance(value, list | tuple) else [value] * self.num_prompts
+        return list(value) if isinstance(value, list | tuple | np.ndarray) else [value] * self.num_prompts
 
 
 def check_prompts(arguments: Arguments) -> None:
     """Prompts, embeddings, and the musical conditions of each."""
     if (arguments.prompt is None) == (arguments.prompt_embeds is None):
-        raise ValueError("pass either prompt or prompt_embeds, and not both")
+        got = "neither" if arguments.prompt is None else "both"
+        raise ValueError(f"pass either prompt or prompt_embeds, and not both; got {got}")
     if arguments.negative_prompt is not None and arguments.negative_prompt_embeds is not None:
         raise ValueError("pass either negative_prompt or negative_prompt_embeds, and not both")
     for name in ("prompt", "negative_prompt"):
@@ -96,6 +98,16 @@ def _check_seconds(value: float | None) -> None:
 
 def check_settings(arguments: Arguments, sample_rate: int, callback_tensors: Sequence[str]) -> None:
     """Lengths, counts, guidance and output."""
+    for name in ("audio_length_in_s", "num_inference_steps", "num_waveforms_per_prompt", "strength"):
+        value, kind = getattr(arguments, name), Integral if name.startswith("num") else Real
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{name} must be {'a whole' if kind is Integral else 'a'} number, got {value!r}")
+    generators = arguments.generator if isinstance(arguments.generator, Sequence) else [arguments.generator]
+    if not all(one is None or isinstance(one, torch.Generator) for one in generators):
+        raise TypeError(
+            f"generator must be a torch.Generator or a list of them, got {arguments.generator!r}; for a seed pass "
+            "torch.Generator().manual_seed(seed)"
+        )
     seconds = arguments.audio_length_in_s
     if seconds is not None and not (math.isfinite(seconds) and seconds * sample_rate >= 1):
         raise ValueError(f"audio_length_in_s must be finite and at least one sample, got {seconds}")
@@ -106,6 +118,8 @@ def check_settings(arguments: Arguments, sample_rate: int, callback_tensors: Seq
         value = getattr(arguments, name)
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
+    if arguments.guidance_rescale is not None and arguments.guidance_rescale > 1:
+        raise ValueError(f"guidance_rescale must be from 0 to 1, got {arguments.guidance_rescale}")
     interval = arguments.guidance_interval
     if interval is not None and not (len(interval) == 2 and 0 <= interval[0] < interval[1] <= 1):
         raise ValueError(f"guidance_interval must be (start, stop) with 0 <= start < stop <= 1, got {interval}")
@@ -144,14 +158,20 @@ def check_editing(arguments: Arguments, num_channels: int) -> None:
         names = [name for name, value in used.items() if value is not None]
         names += ["strength"] * (arguments.strength != 1) + ["audio_start_in_s"] * (arguments.audio_start_in_s != 0)
         if names:
-            raise ValueError(f"{', '.join(names)} say what to do with given audio: pass audio as well")
+            raise ValueError(f"only given audio can be edited: {', '.join(names)} without audio; pass audio as well")
         return
+    if not isinstance(audio, Tensor | np.ndarray):
+        raise TypeError(
+            f"audio must be a tensor, an array or the output of a call, got {type(audio).__name__}; read files with "
+            "autoencoder.audio.read_audio"
+        )
     if arguments.regions is not None and arguments.mask is not None:
         raise ValueError("pass either regions, in seconds, or mask, in samples, and not both")
     if audio.ndim not in (2, 3) or 0 in audio.shape or audio.shape[-2] != num_channels:
         raise ValueError(
             f"audio must be (channels, samples) or (batch, channels, samples) with {num_channels} channels, as this "
-            f"transformer makes, and not empty; got {tuple(audio.shape)}"
+            f"transformer makes, and not empty; got {tuple(audio.shape)}; audio[None] adds an axis of channels, and "
+            "latents have to be decoded first"
         )
     if audio.ndim == 3 and len(audio) not in (1, arguments.num_prompts):
         raise ValueError(

@@ -86,6 +86,8 @@ def _generated(arguments: Arguments, num_samples: int, sample_rate: int) -> Bool
     if arguments.regions is None:
         return None
     is_generated = torch.zeros(num_samples, dtype=torch.bool)
+    if any(not isinstance(region, list | tuple) or len(region) != 2 for region in arguments.regions):
+        raise ValueError(f"regions must be a list of pairs of seconds such as [(1.0, 2.5)], got {arguments.regions!r}")
     for number, (first, last) in enumerate(arguments.regions):
         if not 0 <= first < last <= num_samples / sample_rate:
             raise ValueError(

@@ -22,6 +22,9 @@ class LoadsTextEncoderByName:
         Raises:
             ValueError: the text encoder is neither in the folder nor found under its name.
         """
+        path = str(pretrained_model_name_or_path)
+        if path.startswith(("/", ".", "~")) and not Path(path).is_dir():  # other names may be those of a model hub
+            raise ValueError(f"there is no folder {path}; expected one that save_pretrained wrote")
         if "text_encoder" not in kwargs and "tokenizer" not in kwargs:
             kwargs |= _left_out(cls, pretrained_model_name_or_path, kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
@@ -40,7 +43,7 @@ def _left_out(cls: Any, path: str | Path, kwargs: dict[str, Any]) -> dict[str, A
             "pass text_encoder and tokenizer"
         )
     tokenizer, text_encoder = load_text_encoder(name)
-    dtype = kwargs.get("torch_dtype")
+    dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
     return {
         "tokenizer": tokenizer,
         "text_encoder": text_encoder.to(dtype) if isinstance(dtype, torch.dtype) else text_encoder,

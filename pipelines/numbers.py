@@ -1,6 +1,8 @@
 """Tempo, key and first beat of each waveform: as given, or as the prompt states, or a tempo that suits the prompt."""
 
+import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from latent_diffusion.tempo_prior import TempoPrior
 from pipelines.checks import Arguments
 from pipelines.output import Music2LatentPipelineOutput
 
+logger = logging.getLogger(__name__)
 FIRST_BEAT_S = 0.03  # a piece starts a little before its first bar line, so that an early note keeps its attack
 
 
@@ -21,17 +24,40 @@ def keys_of_call(arguments: Arguments) -> list[str | None]:
     return _given_or_stated(arguments, "key", stated_key)
 
 
-def with_beats_of_output(given: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of a call whose audio is the output of another: its audio, and its beats where none are given."""
+def arguments_of_call(given: dict[str, Any], sample_rate: int) -> Arguments:
+    """The arguments of a call; if ``audio`` is an output of the pipeline, its audio and its beats stand in for it.
+
+    Its tempo counts where none is given, and its first beat where no other tempo is.
+
+    Raises:
+        ValueError: the output has another sample rate.
+    """
     output = given["audio"]
     if not isinstance(output, Music2LatentPipelineOutput):
-        return given
-    known: dict[str, Any] = {"audio": output.audio}
-    if output.metadata is not None and given["tempo"] is None and given["first_beat_in_s"] is None:
-        for name in ("tempo", "first_beat_in_s"):
-            values = [record[name] for record in output.metadata]
-            known[name] = values[0] if len(values) == 1 else values
-    return given | known
+        return Arguments(**given)
+    arguments = Arguments(**(given | {"audio": output.audio}))
+    if output.sample_rate != sample_rate:
+        raise ValueError(f"audio is an output of {output.sample_rate} Hz, but this pipeline makes {sample_rate} Hz")
+    records = output.metadata or []
+    if len(records) not in (1, arguments.num_prompts) or arguments.tempo == 0:
+        return arguments
+    number, first_beat = arguments.num_prompts, arguments.first_beat_in_s
+    tempos = _spread([record["tempo"] or None for record in records], number)
+    beats = _spread([record["first_beat_in_s"] for record in records], number)
+    if arguments.tempo is None:
+        return replace(arguments, tempo=tempos, first_beat_in_s=beats if first_beat is None else first_beat)
+    if first_beat is None and arguments.per_prompt("tempo") == tempos:
+        return replace(arguments, first_beat_in_s=beats)
+    if first_beat is None:
+        logger.warning(
+            "the given audio has the tempo %s: beats of tempo %s are not known in it, and what is generated keeps to "
+            "none; pass first_beat_in_s to say where they are", tempos, arguments.tempo,
+        )  # fmt: skip
+    return arguments
+
+
+def _spread(values: list[Any], number: int) -> list[Any]:
+    return values * number if len(values) == 1 else values
 
 
 def check_first_beats(arguments: Arguments) -> None:
@@ -45,7 +71,7 @@ def check_first_beats(arguments: Arguments) -> None:
     if arguments.audio is not None and any(
         beat is not None and not tempo for beat, tempo in zip(beats, tempos, strict=True)
     ):
-        raise ValueError("first_beat_in_s says where beats of the given audio are: pass its tempo as well")
+        raise ValueError("first_beat_in_s says where beats of the given audio are: pass its tempo, 20 to 400, as well")
 
 
 def first_beats_of_call(arguments: Arguments) -> list[float | None]:

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import soundfile
 import torch
-from diffusers.guiders import BaseGuidance
 from diffusers.utils import BaseOutput
-from torch import Tensor
 
 from autoencoder.audio import write_audio
 from latent_diffusion.conditions import KEYS, NO_KEY
@@ -20,6 +18,10 @@ from pipelines.checks import Arguments
 
 if TYPE_CHECKING:
     from pipelines.parts import Music2LatentParts
+    from pipelines.request import Request
+
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
 @dataclass
@@ -43,11 +45,13 @@ class Music2LatentPipelineOutput(BaseOutput):
         return self.audio
 
     def save(self, path: str | Path) -> list[Path]:
-        """Write .wav, .flac or .ogg files and return their paths; several pieces are numbered, ``name-0.wav``.
+        """Write .wav, .flac, .ogg or .mp3 files and return their paths; several pieces are numbered, ``name-0.wav``.
 
         The prompt becomes the title, and all of the metadata, as JSON, the comment of the file.
         """
         path = Path(path)
+        if path.suffix.lower() not in AUDIO_SUFFIXES:
+            raise ValueError(f"expected a file that ends in {', '.join(AUDIO_SUFFIXES)}, got {path}")
         audio = torch.as_tensor(self.audio)
         paths = [path] if len(audio) == 1 else [path.with_stem(f"{path.stem}-{index}") for index in range(len(audio))]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,26 +76,20 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def describe(
-    pipe: "Music2LatentParts",
-    arguments: Arguments,
-    num_samples: int,
-    seeds: Sequence[int],
-    guider: BaseGuidance,
-    conditions: Mapping[str, tuple[Tensor, Tensor]],
-    first_beats: Sequence[float | None],
+    pipe: "Music2LatentParts", arguments: Arguments, request: "Request", seeds: Sequence[tuple[int | None, int]]
 ) -> list[dict[str, Any]]:
-    """How each waveform of a call is made; ``seed`` is that of the generator, ``index`` the place in the batch.
+    """How each waveform of a call is made.
 
     ``tempo``, ``key`` and ``first_beat_in_s`` are what the transformer was told, asked for or not; 0 and None are
-    nothing.
+    nothing. ``seed`` and ``index`` are from ``seeds_of_record``.
     """
-    repeats, generator = arguments.num_waveforms_per_prompt, arguments.generator
+    repeats = arguments.num_waveforms_per_prompt
     prompts = _spread(arguments.prompt, len(seeds) // repeats)
     negatives = _spread(arguments.negative_prompt, len(seeds) // repeats)
     shared = {
-        "audio_length_in_s": num_samples / pipe.sample_rate,
+        "audio_length_in_s": request.seconds,
         "num_inference_steps": arguments.num_inference_steps,
-        "guider": type(guider).__name__,
+        "guider": type(request.guider).__name__,
         "scheduler": type(pipe.scheduler).__name__,
         "strength": arguments.strength,
         "loop": arguments.loop,
@@ -100,22 +98,46 @@ def describe(
         "codec_id": pipe.autoencoder.config.codec_id,
         "software": _software(),
     }
-    tempos, keys = (conditions[name][0].tolist() for name in ("tempo", "key"))
-    settings = {name: value for name, value in guider.config.items() if not name.startswith("_")}
+    tempos, keys = (request.conditions[name][0].tolist() for name in ("tempo", "key"))
+    settings = {name: value for name, value in request.guider.config.items() if not name.startswith("_")}
     return [
         {
-            "prompt": prompts[index // repeats],
-            "negative_prompt": negatives[index // repeats],
-            "tempo": tempos[index],
-            "key": None if keys[index] == NO_KEY else KEYS[keys[index]],
-            "first_beat_in_s": first_beats[index] if tempos[index] else None,
-            "seed": _initial_seed(generator, index),
-            "index": 0 if isinstance(generator, Sequence) else index,
+            "prompt": prompts[row // repeats],
+            "negative_prompt": negatives[row // repeats],
+            "tempo": tempos[row],
+            "key": None if keys[row] == NO_KEY else KEYS[keys[row]],
+            "first_beat_in_s": request.first_beats[row] if request.beat_tempo[row] else None,
+            "seed": seed,
+            "index": index,
             **shared,
             "guidance": settings,
         }
-        for index in range(len(seeds))
+        for row, (seed, index) in enumerate(seeds)
     ]
+
+
+def fresh_generators(num_waveforms: int) -> list[torch.Generator]:
+    """One for each waveform of a call without a generator, seeded from torch's global one."""
+    return [torch.Generator().manual_seed(int(torch.randint(2**62, ()))) for _ in range(num_waveforms)]
+
+
+def seeds_of_record(
+    generator: torch.Generator | Sequence[torch.Generator], num_waveforms: int
+) -> list[tuple[int | None, int]]:
+    """Seed of each waveform's generator, and how many waveforms took their numbers from it before.
+
+    None for a generator that was used before the call: its seed alone does not lead to the waveform.
+    """
+    if isinstance(generator, Sequence):
+        return [(_fresh_seed(one), 0) for one in generator]
+    seed = _fresh_seed(generator)
+    return [(seed, index) for index in range(num_waveforms)]
+
+
+def _fresh_seed(generator: torch.Generator) -> int | None:
+    seed = generator.initial_seed()
+    fresh = torch.Generator(generator.device).manual_seed(seed)
+    return seed if torch.equal(generator.get_state(), fresh.get_state()) else None
 
 
 def _tags(record: dict[str, Any]) -> dict[str, str]:
@@ -127,13 +149,6 @@ def _spread(value: str | Sequence[str] | None, num_prompts: int) -> list[str | N
     if isinstance(value, list | tuple):
         return list(value) if len(value) == num_prompts else list(value) * num_prompts
     return [value] * num_prompts  # type: ignore[list-item]
-
-
-def _initial_seed(generator: torch.Generator | Sequence[torch.Generator] | None, index: int) -> int:
-    if generator is None:
-        return torch.initial_seed()
-    one = generator[index] if isinstance(generator, Sequence) else generator
-    return one.initial_seed()
 
 
 def _model_name(name: str) -> str:

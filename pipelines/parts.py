@@ -132,7 +132,8 @@ class Music2LatentParts(LoadsTextEncoderByName, DiffusionPipeline, CogVideoXLora
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Save all parts and a model card; the files are readable to everybody, as those of a shared folder."""
-        self.register_modules(guider=self.guider)  # one that was set later; diffusers only notes a change of class
+        # what was set later: diffusers only notes a change of class
+        self.register_modules(guider=self.guider, tempo_prior=self.tempo_prior)
         super().save_pretrained(save_directory, *args, **kwargs)
         write_model_card(self, Path(save_directory))
         for path in Path(save_directory).rglob("*.safetensors"):

@@ -22,13 +22,13 @@ from pipelines.decoding import decode, stream
 from pipelines.editing import Plan, plan_piece
 from pipelines.guidance import guider_of_call
 from pipelines.numbers import (
+    arguments_of_call,
     check_first_beats,
     first_beats_of_call,
     keys_of_call,
     tempos_of_call,
-    with_beats_of_output,
 )
-from pipelines.output import Music2LatentPipelineOutput, describe
+from pipelines.output import Music2LatentPipelineOutput, describe, fresh_generators, seeds_of_record
 from pipelines.parts import Music2LatentParts
 from pipelines.request import Request
 from pipelines.sampling import sample
@@ -184,7 +184,7 @@ class Music2LatentPipeline(Music2LatentParts):
             audio: music to edit, (channels, samples) or one for each prompt (batch, channels, samples), in [-1, 1] at
                 ``sample_rate``. What lies outside of it is generated; it is kept sample by sample where nothing else
                 is said, but for a cross-fade of 20 ms beside each generated region. The output of a call brings its
-                tempo and first beat along, so that its beats go on.
+                tempo and first beat along, so that its beats go on, whatever tempo the prompt states.
             audio_start_in_s: where the audio stands in the piece: 0 continues it, more leads up to it.
             regions: seconds ``[(start, end), ...]`` of the piece to generate anew.
             mask: the same for each sample, True where generated anew; instead of ``regions``.
@@ -194,8 +194,10 @@ class Music2LatentPipeline(Music2LatentParts):
                 the last window sees the start again.
             num_waveforms_per_prompt: pieces per prompt; they follow each other in the output.
             generator: makes the result repeatable; a list gives each piece its own. A piece depends on its seed only.
+                If not given, each piece gets a seed that ``output.metadata`` tells.
             latents: starting noise (batch, latent_channels, latent_frames) instead of a draw.
-            prompt_embeds: from ``encode_prompt``, with ``prompt_attention_mask``, instead of ``prompt``.
+            prompt_embeds: from ``encode_prompt``, with ``prompt_attention_mask``, instead of ``prompt``. They state no
+                tempo and no key: pass those as numbers.
             prompt_attention_mask: True for real tokens.
             negative_prompt_embeds: the same for the negative prompt.
             negative_prompt_attention_mask: the same for the negative prompt.
@@ -274,7 +276,7 @@ class Music2LatentPipeline(Music2LatentParts):
         """Check everything, encode prompts and audio, draw the noise."""
         if isinstance(given["callback_on_step_end"], PipelineCallback | MultiPipelineCallbacks):
             given["callback_on_step_end_tensor_inputs"] = given["callback_on_step_end"].tensor_inputs
-        arguments = Arguments(**with_beats_of_output(given))
+        arguments = arguments_of_call(given, self.sample_rate)
         plan = self.check_inputs(arguments)
         guider = guider_of_call(
             self.guider, arguments.guidance_scale, arguments.guidance_rescale, arguments.guidance_interval
@@ -282,7 +284,9 @@ class Music2LatentPipeline(Music2LatentParts):
         self._guidance_scale, self._attention_kwargs = guider.guidance_scale, attention_kwargs
         self._interrupt, self._current_timestep = False, None
         num_waveforms = arguments.num_prompts * arguments.num_waveforms_per_prompt
-        seeds = draw_seeds(arguments.generator, num_waveforms)
+        generator = fresh_generators(num_waveforms) if arguments.generator is None else arguments.generator
+        recorded = seeds_of_record(generator, num_waveforms)
+        seeds = draw_seeds(generator, num_waveforms)
         conditions = self._conditions(arguments, seeds, plan.num_samples / self.sample_rate)
         noise = self.prepare_latents(seeds, self._num_frames(plan.num_samples, arguments.loop), arguments.latents)
         codec, num_frames = self.autoencoder, noise.shape[-1]
@@ -292,7 +296,7 @@ class Music2LatentPipeline(Music2LatentParts):
             audio = audio.repeat_interleave(num_waveforms // len(audio), dim=0).to(noise.device)
             x0 = self.transformer.normalize(codec.encode(audio).float())[..., :num_frames].contiguous()
         is_whole = num_frames <= self.transformer.config.max_frames
-        return Request(
+        request = Request(
             seeds=seeds,
             num_samples=plan.num_samples,
             noise=noise,
@@ -309,8 +313,10 @@ class Music2LatentPipeline(Music2LatentParts):
             given=audio,
             is_kept=plan.is_kept,
             on_step_end=(arguments.callback_on_step_end, arguments.callback_on_step_end_tensor_inputs),
-            metadata=describe(self, arguments, plan.num_samples, seeds, guider, conditions, first_beats),
+            metadata=[],
         )
+        request.metadata = describe(self, arguments, request, recorded)
+        return request
 
     def _conditions(
         self, arguments: Arguments, seeds: Sequence[int], seconds: float

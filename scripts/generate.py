@@ -3,6 +3,7 @@
     python scripts/generate.py "lofi piano beat" --output beat.wav
     python scripts/generate.py "lofi piano beat" --audio beat.wav --regions "[[2, 4]]" --output other_bar.wav
     python scripts/generate.py "lofi piano beat" --audio beat.wav --audio_length_in_s 20 --output longer.wav
+    python scripts/generate.py "driving techno" --audio_length_in_s 8 --loop true --output loop.wav
 
 A file that was generated knows its beats; of other audio, give --tempo and --first_beat_in_s, so that they go on.
 The picture is written beside the audio, with the suffix .png.
@@ -20,17 +21,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from autoencoder.audio import read_audio
 from autoencoder.figures import spectrogram_figure
 from pipelines import DEMO_MODEL, Music2LatentPipeline
-from pipelines.output import read_metadata
+from pipelines.output import AUDIO_SUFFIXES, Music2LatentPipelineOutput, read_metadata
 
 
-def beats_of_file(path: Path) -> tuple[float | None, float | None]:
-    """Tempo and first beat of a generated file, as it says itself; None of any other."""
+def read_piece(path: Path, sample_rate: int) -> Music2LatentPipelineOutput:
+    """The audio of a file; of a generated one also how it was made, so that its beats are known."""
     try:
-        record = read_metadata(path)
+        metadata = [read_metadata(path)]
     except ValueError:
-        return None, None
-    tempo, first_beat = record.get("tempo"), record.get("first_beat_in_s")
-    return (tempo, first_beat) if tempo and first_beat is not None else (None, None)
+        metadata = None
+    return Music2LatentPipelineOutput(read_audio(path, sample_rate)[None], sample_rate, metadata)
 
 
 def main(
@@ -58,7 +58,7 @@ def main(
     Args:
         prompt: description of the music.
         pipeline: folder of a saved pipeline; the default is the bundled model.
-        output: .wav, .flac or .ogg file.
+        output: .wav, .flac, .ogg or .mp3 file.
         audio_length_in_s: seconds of music; 10, or as long as the file to edit, if not given.
         negative_prompt: what to steer away from.
         num_inference_steps: steps of the scheduler.
@@ -79,12 +79,14 @@ def main(
     """
     if not pipeline.is_dir():
         raise ValueError(f"there is no pipeline folder {pipeline}; the bundled one is {DEMO_MODEL}")
+    if output.suffix.lower() not in AUDIO_SUFFIXES:  # now, and not after the music is made
+        raise ValueError(f"--output must end in {', '.join(AUDIO_SUFFIXES)}, got {output}")
+    if audio is not None and not audio.is_file():
+        raise ValueError(f"there is no file {audio}; --audio needs one")
     pipe = Music2LatentPipeline.from_pretrained(pipeline)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     if lora is not None:
         pipe.load_lora_weights(lora)
-    if audio is not None and tempo is None and first_beat_in_s is None:
-        tempo, first_beat_in_s = beats_of_file(audio)
     started = time.perf_counter()
     music = pipe(
         prompt,
@@ -96,7 +98,7 @@ def main(
         key=key,
         first_beat_in_s=first_beat_in_s,
         loop=loop,
-        audio=None if audio is None else read_audio(audio, pipe.sample_rate),
+        audio=None if audio is None else read_piece(audio, pipe.sample_rate),
         audio_start_in_s=audio_start_in_s,
         regions=regions,
         strength=strength,
@@ -107,11 +109,14 @@ def main(
     picture = output.with_suffix(".png")
     spectrogram_figure({prompt: read_audio(output, music.sample_rate)}, music.sample_rate).savefig(picture, dpi=120)
     told = {name: music.metadata[0][name] for name in ("tempo", "key")}
-    numbers = ", ".join(f"{name} {value}" for name, value in told.items() if value) or "no tempo, no key"
+    numbers = ", ".join(f"{name} {value}" if value else f"no {name}" for name, value in told.items())
     seconds = music.audio.shape[-1] / music.sample_rate
     print(f"{output} and {picture}: {seconds:.1f} s of music ({numbers}) in {elapsed:.1f} s")
     return output
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=True)
+    try:
+        auto_cli(main, as_positional=True)
+    except (TypeError, ValueError) as error:
+        sys.exit(f"error: {error}")

@@ -40,12 +40,25 @@ def test_enharmonic_keys_are_the_same(flat, sharp, mode):
     assert key_index(f"{flat} {mode}") == key_index(f"{sharp} {mode}")
 
 
-@pytest.mark.parametrize("spelling", ["f# minor", "F# Minor", "F# MINOR", "  F#  minor ", "gb minor"])
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "f# minor",
+        "F# Minor",
+        "F# MINOR",
+        "  F#  minor ",
+        "gb minor",
+        "F#min",
+        "F sharp minor",
+        "G-flat minor",
+        "G♭ minor",
+    ],
+)
 def test_spelling_of_a_key_is_free(spelling):
     assert key_index(spelling) == key_index("F# minor")
 
 
-@pytest.mark.parametrize("key", ["", " ", "C", "minor", "H minor", "C#minor", "Cmaj", "C dorian", "Cm", "B## major"])
+@pytest.mark.parametrize("key", ["", " ", "C", "minor", "H minor", "C dorian", "Cm", "B## major"])
 def test_an_unknown_key_is_an_error_that_shows_it(key):
     with pytest.raises(ValueError, match=f"such as 'F# minor' or 'Bb major', or 'none', got {key!r}"):
         key_index(key)
@@ -68,11 +81,22 @@ def test_no_tempo_has_its_own_value():
         ("a 90-bpm groove", 90),
         ("House, 120 beats per minute, then 90 bpm", 120),
         ("150bpm", 150),
+        ("techno,130  bpm", 130),
+        ("tempo: 90", 90),
+        ("Tempo of 128, dark", 128),
+        ("BPM=133", 133),
+        ("90 beats a minute", 90),
+        ("90 b.p.m.", 90),
+        ("80-90 bpm", 85),
+        ("between 120 and 130 bpm", 125),
+        ("10 bpm drone, then 120 bpm", 120),
+        ("1,200 bpm", None),
         ("1999 bpm", None),
         ("12 bpm", None),
+        ("up-tempo from 1990", None),
+        ("tempo changes, 5 parts", None),
         ("lofi from 1982", None),
         ("techno, 16 bars", None),
-        ("82 bpms", None),
         ("", None),
     ],
 )
@@ -86,13 +110,20 @@ def test_a_tempo_in_the_text_is_read(text, tempo):
         ("lofi in F# minor", "F# minor"),
         ("A calm piece in A minor.", "A minor"),
         ("C minor waltz", "C minor"),
-        ("jazz, B-flat major", "Bb major"),
+        ("jazz, B-flat major", "A# major"),
         ("F sharp minor", "F# minor"),
-        ("E♭ major, then C major", "Eb major"),
+        ("E♭ major, then C major", "D# major"),
         ("A minor hit of the eighties", None),
         ("Loud. A major event", None),
-        ("Ab minor ballad", "Ab minor"),
-        ("a minor chord", None),
+        ("Ab minor ballad", "G# minor"),
+        ("a minor chord, then C major", "C major"),
+        ("prelude in c-sharp minor", "C# minor"),
+        ("in a minor", None),
+        ("F#m", None),
+        ("lofi, F#min", "F# minor"),
+        ("C  MINOR", "C minor"),
+        ("'A minor' music", None),
+        ("piano (B♭ major)", "A# major"),
         ("DJ BC major", None),
         ("piano", None),
     ],
@@ -104,7 +135,7 @@ def test_a_key_in_the_text_is_read(text, key):
 
 @pytest.mark.parametrize("tempo", [19.9, 400.1, -120.0, float("nan"), float("inf")])
 def test_a_tempo_out_of_range_is_an_error_that_shows_it(tempo):
-    with pytest.raises(ValueError, match=f"from 20 to 400 beats per minute, or 0 for none, got {tempo}"):
+    with pytest.raises(ValueError, match=f"a number from 20 to 400 beats per minute, or 0 for none, got {tempo}"):
         tempo_value(tempo)
 
 

@@ -101,7 +101,9 @@ def test_the_first_bar_of_a_new_piece_may_be_moved(pipeline, told):
 
 def test_a_first_beat_of_given_audio_needs_its_tempo(pipeline):
     for tempo in (None, 0.0):
-        with pytest.raises(ValueError, match="says where beats of the given audio are: pass its tempo as well"):
+        with pytest.raises(
+            ValueError, match="says where beats of the given audio are: pass its tempo, 20 to 400, as well"
+        ):
             edit(pipeline, first_beat_in_s=0.2, tempo=tempo)
 
 
@@ -133,8 +135,53 @@ def test_the_beats_of_an_output_are_those_of_each_piece_if_no_others_are_given(p
     pipeline(["lofi", "techno"], audio=pieces, num_inference_steps=1, audio_length_in_s=1.0)
     assert (told[2][0] != NO_BEAT).all()
     assert (told[2][1] == NO_BEAT).all()
-    pipeline(["lofi", "techno"], audio=pieces, tempo=60.0, num_inference_steps=1, audio_length_in_s=1.0)
-    assert (told[4] == NO_BEAT).all()  # of another tempo, no bar line is known
     pieces.metadata = None
     pipeline(["lofi", "techno"], audio=pieces, num_inference_steps=1, audio_length_in_s=1.0)
-    assert (told[6] == NO_BEAT).all()
+    assert (told[4] == NO_BEAT).all()
+
+
+@pytest.fixture
+def piece(pipeline):
+    return pipeline("lofi", tempo=90.0, num_inference_steps=1, audio_length_in_s=0.5)
+
+
+def test_the_tempo_of_an_output_goes_before_what_the_prompt_states(pipeline, piece, told):
+    longer = pipeline("lofi, 70 bpm", audio=piece, num_inference_steps=1, audio_length_in_s=1.0)
+    assert longer.metadata[0]["tempo"] == 90.0
+    assert (told[0] != NO_BEAT).all()
+
+
+def test_another_tempo_than_that_of_the_output_has_no_known_beats(pipeline, piece, told, caplog):
+    settings = {"audio": piece, "num_inference_steps": 1, "audio_length_in_s": 1.0}
+    pipeline("lofi", tempo=90.0, **settings)
+    assert (told[0] != NO_BEAT).all()
+    assert not caplog.text
+    pipeline("lofi", tempo=60.0, **settings)
+    assert (told[2] == NO_BEAT).all()
+    assert "the given audio has the tempo [90.0]: beats of tempo 60.0 are not known in it" in caplog.text
+    caplog.clear()
+    pipeline("lofi", tempo=60.0, first_beat_in_s=0.2, **settings)
+    assert (told[4] != NO_BEAT).all()
+    assert not caplog.text
+
+
+def test_a_first_beat_alone_goes_with_the_tempo_of_the_output(pipeline, piece, told):
+    longer = pipeline("lofi", audio=piece, first_beat_in_s=0.2, num_inference_steps=1, audio_length_in_s=1.0)
+    assert (longer.metadata[0]["tempo"], longer.metadata[0]["first_beat_in_s"]) == (90.0, 0.2)
+
+
+def test_an_output_of_another_rate_is_an_error(pipeline, piece):
+    piece.sample_rate = 22_050
+    with pytest.raises(ValueError, match="an output of 22050 Hz, but this pipeline makes 44100 Hz"):
+        pipeline("lofi", audio=piece, audio_length_in_s=1.0)
+
+
+def test_an_output_of_more_pieces_than_prompts_is_an_error(pipeline):
+    pieces = pipeline("lofi", num_waveforms_per_prompt=2, tempo=90.0, num_inference_steps=1, audio_length_in_s=0.5)
+    with pytest.raises(ValueError, match="audio must be one piece or one for each of the 1 prompts, got 2"):
+        pipeline("lofi", audio=pieces, audio_length_in_s=1.0)
+
+
+def test_the_record_of_a_loop_says_that_it_has_no_beats(pipeline):
+    loop = pipeline("lofi", tempo=100.0, audio_length_in_s=1.0, loop=True, num_inference_steps=1)
+    assert (loop.metadata[0]["tempo"], loop.metadata[0]["first_beat_in_s"]) == (100.0, None)

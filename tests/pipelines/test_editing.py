@@ -146,7 +146,7 @@ def call(pipeline, **changes):
 )
 def test_what_is_to_be_done_with_audio_needs_audio(pipeline, changes):
     name = next(iter(changes))
-    with pytest.raises(ValueError, match=f"{name} say what to do with given audio: pass audio as well"):
+    with pytest.raises(ValueError, match=f"only given audio can be edited: {name} without audio; pass audio as well"):
         call(pipeline, num_inference_steps=4, **changes)
 
 

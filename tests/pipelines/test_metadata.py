@@ -55,6 +55,25 @@ def test_the_record_is_enough_to_make_the_piece_again(pipeline, tmp_path):
     np.testing.assert_allclose(again.audio[0], first.audio[1], atol=1e-4)
 
 
+def test_without_a_generator_the_record_has_a_seed_for_each_piece(pipeline):
+    pieces = generate(pipeline, generator=None, num_waveforms_per_prompt=2)
+    for index, record in enumerate(pieces.metadata):
+        assert record["index"] == 0
+        again = generate(pipeline, generator=seeded(record["seed"]))
+        np.testing.assert_allclose(again.audio[0], pieces.audio[index], atol=1e-4)
+
+
+def test_the_seed_of_a_used_generator_is_not_recorded(pipeline):
+    generator = seeded(5)
+    assert generate(pipeline, generator=generator).metadata[0]["seed"] == 5
+    assert generate(pipeline, generator=generator).metadata[0]["seed"] is None
+
+
+def test_a_file_of_another_kind_is_an_error(pipeline, tmp_path):
+    with pytest.raises(ValueError, match=r"ends in .wav, .flac, .ogg, .mp3, got .*piece.txt"):
+        generate(pipeline).save(tmp_path / "piece.txt")
+
+
 def test_every_piece_has_its_own_record(pipeline):
     generators = [seeded(k) for k in range(4)]
     records = generate(

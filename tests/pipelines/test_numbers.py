@@ -122,6 +122,12 @@ def test_the_prior_is_saved_and_loaded_with_the_pipeline(pipe, tmp_path):
         assert told(loaded, ["lofi", "techno"]) == told(pipe, ["lofi", "techno"])
 
 
+def test_a_prior_that_is_set_later_is_saved_too(pipeline, prior, tmp_path):
+    pipeline.tempo_prior = prior
+    pipeline.save_pretrained(tmp_path)
+    assert told(Music2LatentPipeline.from_pretrained(tmp_path)) == told(pipeline)
+
+
 def test_a_pipeline_may_go_without_a_prior(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path)
     assert Music2LatentPipeline.from_pretrained(tmp_path).tempo_prior is None

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -100,7 +101,7 @@ def test_negative_embeds_must_match_the_prompts(pipeline):
 
 @pytest.mark.parametrize("tempo", [19.9, 400.1, -90.0, float("nan")])
 def test_a_tempo_out_of_range_is_an_error(pipeline, tempo):
-    with pytest.raises(ValueError, match="tempo must be from 20 to 400 beats per minute, or 0 for none, got"):
+    with pytest.raises(ValueError, match="tempo must be a number from 20 to 400 beats per minute, or 0 for none, got"):
         call(pipeline, tempo=tempo)
 
 
@@ -227,3 +228,37 @@ def test_a_stereo_pipeline_generates_two_channels(pipeline):
     pipe = Music2LatentPipeline(**parts(pipeline, transformer=stereo))
     pipe.set_progress_bar_config(disable=True)
     assert call(pipe).audio.shape == (1, 2, 8820)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"generator": 5}, "generator must be a torch.Generator or a list of them, got 5; for a seed pass"),
+        ({"audio_length_in_s": "3"}, "audio_length_in_s must be a number, got '3'"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps must be a whole number, got 2.5"),
+        ({"audio": "a.wav"}, "audio must be a tensor, an array or the output of a call, got str; read files with"),
+    ],
+)
+def test_an_argument_of_another_type_is_an_error_that_says_what_to_pass(pipeline, unchecked, changes, message):
+    with pytest.raises(TypeError, match=message):
+        call(pipeline, **changes)
+
+
+def test_regions_that_are_no_pairs_are_an_error(pipeline, unchecked):
+    audio = 0.1 * torch.ones(1, 4410)
+    with pytest.raises(ValueError, match=r"regions must be a list of pairs of seconds such as .*, got \(1, 2\)"):
+        call(pipeline, audio=audio, regions=(1, 2))
+
+
+def test_a_rescale_above_1_is_an_error(pipeline):
+    with pytest.raises(ValueError, match="guidance_rescale must be from 0 to 1, got 5"):
+        call(pipeline, guidance_rescale=5.0)
+
+
+def test_numbers_of_numpy_are_numbers(pipeline, unchecked):
+    call(pipeline, ["lofi", "techno"], tempo=np.array([90, 100.0]), audio_length_in_s=np.float32(0.1))
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=f"there is no folder {tmp_path / 'nowhere'}; expected one that save_pretr"):
+        Music2LatentPipeline.from_pretrained(str(tmp_path / "nowhere"))

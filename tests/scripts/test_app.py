@@ -158,7 +158,7 @@ def test_without_an_upload_music_of_the_length_is_made(app, pipeline):
 
 
 def test_a_wrong_argument_is_shown_on_the_page(app, pipeline):
-    with pytest.raises(app.gr.Error, match="tempo must be from 20 to 400"):
+    with pytest.raises(app.gr.Error, match="tempo must be a number from 20 to 400"):
         app.generate(
             pipeline, "lofi", "", 0.2, 0, 4.0, 1, 5.0, app.FROM_PROMPT, False, None, "continue it", 0, 0, 1, None
         )

@@ -41,6 +41,11 @@ def test_a_text_encoder_that_the_folder_lacks_is_loaded_by_its_name(small_folder
     assert_close(pipe.encode_prompt("low sine")[0], complete.encode_prompt("low sine")[0])
 
 
+def test_the_precision_asked_for_is_that_of_a_text_encoder_loaded_by_name_too(small_folder):
+    pipe = Music2LatentPipeline.from_pretrained(small_folder, dtype=torch.bfloat16)
+    assert pipe.text_encoder.dtype == pipe.transformer.dtype == torch.bfloat16
+
+
 def test_half_precision_weights_are_small_files_and_compute_in_float32(small_folder, chain):
     files = sorted(small_folder.rglob("*.safetensors"))
     assert max(path.stat().st_size for path in files) < 250_000

@@ -101,7 +101,7 @@ GOOD = '{"file_name": "110.wav", "text": "low"}\n'
         ('{"file_name": "220.wav", "text": 3}', r"must be non-empty text, got \[3\]"),
         ('{"text": "low"}', "file_name must name a file in .*, got None"),
         ('{"file_name": "none.wav", "text": "low"}', r"file_name must name a file in .*, got 'none\.wav'"),
-        ('{"file_name": "220.wav", "text": "low", "tempo": 5}', "tempo must be from 20 to 400 .*, got 5"),
+        ('{"file_name": "220.wav", "text": "low", "tempo": 5}', "tempo must be a number from 20 to 400 .*, got 5"),
         ('{"file_name": "220.wav", "text": "low", "tempo": "fast"}', "tempo must be .*, got 'fast'"),
         ('{"file_name": "220.wav", "text": "low", "first_beat": "no"}', "first_beat must be seconds .*, got 'no'"),
         ('{"file_name": "220.wav", "text": "low", "first_beat": NaN}', "first_beat must be seconds .*, got nan"),

@@ -43,7 +43,7 @@ After `import pipelines`, `diffusers.DiffusionPipeline.from_pretrained` works as
 | text encoder | {text_encoder}, {text_size}, frozen |
 | scheduler | {scheduler} |
 | guidance | {guidance} |
-| conditions | text, tempo, key, length, kept audio |
+| conditions | text, tempo{tempo_prior}, key, length, kept audio |
 
 What it was trained on, and under which licence its weights may be used, has to be added by whoever trained it.
 """
@@ -74,6 +74,7 @@ def write_model_card(pipe: "Music2LatentParts", folder: Path) -> None:
         text_encoder=transformer.config.text_encoder or type(text_encoder).__name__,
         text_size="loaded by its name" if text_encoder is None else f"{_millions(text_encoder):.1f} M parameters",
         scheduler=type(pipe.scheduler).__name__,
+        tempo_prior="" if pipe.tempo_prior is None else " (one that suits the text, where none is given)",
         guidance="ClassifierFreeGuidance" if pipe.guider is None else type(pipe.guider).__name__,
     )
     path.write_text(card, encoding="utf-8")

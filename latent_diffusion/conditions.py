@@ -1,6 +1,5 @@
 """What a piece can be asked for besides its text: tempo, beats, key, kept context, with their "not given" values."""
 
-import logging
 import re
 from numbers import Real
 
@@ -12,14 +11,7 @@ TONICS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 FLATS = {"Db": "C#", "Eb": "D#", "Gb": "F#", "Ab": "G#", "Bb": "A#", "Cb": "B", "Fb": "E", "E#": "F", "B#": "C"}
 MODES = ("major", "minor")
 SIGNS = {"#": "#", "♯": "#", "sharp": "#", "b": "b", "♭": "b", "flat": "b"}
-KEY = r"([A-G])(?: ?([#♯b♭])|[ -](sharp|flat))?[ -]*(maj|min)(?:or)?"
-_NUMBER = r"(\d+(?:\.\d+)?)"
-_BPM = r"(?:bpm|b\.p\.m|beats?[ -/](?:per|a)?[ -]?min)"
-TEMPO = (
-    rf"(?<!\d[.,/])(?<!\d)(?:{_NUMBER} ?(?:-|\u2013|to|and) ?)?{_NUMBER}[ -]*{_BPM}"
-    rf"|\b(?:bpm|tempo)(?: of| at| is)? ?[:=]? ?{_NUMBER}"
-)
-logger = logging.getLogger(__name__)
+KEY_PATTERN = r"([A-G])(?: ?([#♯b♭])|[ -](sharp|flat))?[ -]*(maj|min)(?:or)?"
 KEYS = tuple(f"{tonic} {mode}" for mode in MODES for tonic in TONICS)
 NO_KEY = len(KEYS)
 NO_TEMPO = 0.0
@@ -38,15 +30,15 @@ def key_index(key: str | None) -> int:
     text = "none" if key is None else " ".join(str(key).split())
     if text.lower() == "none":
         return NO_KEY
-    found = re.fullmatch(KEY, text, re.IGNORECASE)
-    name = _key_name(found) if found else ""
+    found = re.fullmatch(KEY_PATTERN, text, re.IGNORECASE)
+    name = key_name(found) if found else ""
     if name not in KEYS:
         raise ValueError(f"key must be a tonic and a mode such as 'F# minor' or 'Bb major', or 'none', got {key!r}")
     return KEYS.index(name)
 
 
-def _key_name(found: re.Match[str]) -> str:
-    """The name in ``KEYS`` of what ``KEY`` matched."""
+def key_name(found: re.Match[str]) -> str:
+    """The name in ``KEYS`` of what ``KEY_PATTERN`` matched."""
     tonic = found[1].upper() + SIGNS.get((found[2] or found[3] or "").lower(), "")
     return f"{FLATS.get(tonic, tonic)} {found[4].lower()}or"
 
@@ -63,33 +55,6 @@ def tempo_value(tempo: float | None) -> float:
         limits = f"{MIN_TEMPO:.0f} to {MAX_TEMPO:.0f} beats per minute"
         raise ValueError(f"tempo must be a number from {limits}, or 0 for none, got {tempo!r}")
     return float(tempo)
-
-
-def stated_tempo(text: str) -> float | None:
-    """The first tempo that a text states in numbers, as in "120 bpm" or "tempo: 90"; None without one.
-
-    Of a range, as in "80-90 bpm", the middle. Numbers that are no tempo of music are passed over with a warning.
-    """
-    for found in re.finditer(TEMPO, text, re.IGNORECASE):
-        ends = [float(end) for end in found.groups() if end]
-        tempo = sum(ends) / len(ends)
-        if MIN_TEMPO <= tempo <= MAX_TEMPO:
-            return tempo
-        logger.warning("the prompt states %r, which is no tempo from 20 to 400: not read", found[0])
-    return None
-
-
-def stated_key(text: str) -> str | None:
-    """The first key that a text states, as in "in F# minor" or "B-flat major"; None without one.
-
-    An "a" in small letters, or an "A" that begins the text or a sentence, is taken for the article.
-    """
-    for found in re.finditer(rf"(?<![\w#'])(?:{KEY})\b", text, re.IGNORECASE):
-        before = text[: found.start()].rstrip(" \"'(")
-        is_article = found[1] == "a" or not before or before[-1] in ".!?"
-        if found[1] not in "Aa" or found[2] or found[3] or not is_article:
-            return _key_name(found)
-    return None
 
 
 def beats_at(

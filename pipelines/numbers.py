@@ -10,18 +10,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from latent_diffusion.conditions import MAX_TEMPO, MIN_TEMPO, stated_key, stated_tempo, whole_beats
+from latent_diffusion.conditions import MAX_TEMPO, MIN_TEMPO, whole_beats
+from latent_diffusion.stated import stated_key, stated_tempo
 from latent_diffusion.tempo_prior import TempoPrior
 from pipelines.checks import Arguments
 from pipelines.output import Music2LatentPipelineOutput
 
 logger = logging.getLogger(__name__)
 FIRST_BEAT_S = 0.03  # a piece starts a little before its first bar line, so that an early note keeps its attack
-
-
-def keys_of_call(arguments: Arguments) -> list[str | None]:
-    """Key of each waveform; None where it is free."""
-    return _given_or_stated(arguments, "key", stated_key)
 
 
 def arguments_of_call(given: dict[str, Any], sample_rate: int) -> Arguments:
@@ -42,8 +38,8 @@ def arguments_of_call(given: dict[str, Any], sample_rate: int) -> Arguments:
     if len(records) not in (1, arguments.num_prompts) or arguments.tempo == 0:
         return arguments
     number, first_beat = arguments.num_prompts, arguments.first_beat_in_s
-    tempos = _spread([record["tempo"] or None for record in records], number)
-    beats = _spread([record["first_beat_in_s"] for record in records], number)
+    tempos = _spread([record.get("tempo") or None for record in records], number)
+    beats = _spread([record.get("first_beat_in_s") for record in records], number)
     if arguments.tempo is None:
         return replace(arguments, tempo=tempos, first_beat_in_s=beats if first_beat is None else first_beat)
     if first_beat is None and arguments.per_prompt("tempo") == tempos:
@@ -66,12 +62,17 @@ def check_first_beats(arguments: Arguments) -> None:
     Raises:
         ValueError: it has none.
     """
+    if arguments.audio is None or arguments.first_beat_in_s is None:
+        return
     tempos = _given_or_stated(arguments, "tempo", stated_tempo)
     beats = _given_or_stated(arguments, "first_beat_in_s", lambda _: None)
-    if arguments.audio is not None and any(
-        beat is not None and not tempo for beat, tempo in zip(beats, tempos, strict=True)
-    ):
+    if any(beat is not None and not tempo for beat, tempo in zip(beats, tempos, strict=True)):
         raise ValueError("first_beat_in_s says where beats of the given audio are: pass its tempo, 20 to 400, as well")
+
+
+def keys_of_call(arguments: Arguments) -> list[str | None]:
+    """Key of each waveform; None where it is free."""
+    return _given_or_stated(arguments, "key", stated_key)
 
 
 def first_beats_of_call(arguments: Arguments) -> list[float | None]:

@@ -1,0 +1,41 @@
+"""Tempo and key as a text states them: numbers in words reach the transformer as numbers."""
+
+import logging
+import re
+
+from latent_diffusion.conditions import KEY_PATTERN, MAX_TEMPO, MIN_TEMPO, key_name
+
+logger = logging.getLogger(__name__)
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_BPM = r"(?:bpm|b\.p\.m|beats?[ -/](?:per|a)?[ -]?min)"
+TEMPO_PATTERN = (
+    rf"(?<!\d[.,/])(?<!\d)(?:{_NUMBER} ?(?:-|\u2013|to|and) ?)?{_NUMBER}[ -]*{_BPM}"
+    rf"|\b(?:bpm|tempo)(?: of| at| is)? ?[:=]? ?{_NUMBER}"
+)
+
+
+def stated_tempo(text: str) -> float | None:
+    """The first tempo that a text states in numbers, as in "120 bpm" or "tempo: 90"; None without one.
+
+    Of a range, as in "80-90 bpm", the middle. Numbers that are no tempo of music are passed over with a warning.
+    """
+    for found in re.finditer(TEMPO_PATTERN, text, re.IGNORECASE):
+        ends = [float(end) for end in found.groups() if end]
+        tempo = sum(ends) / len(ends)
+        if MIN_TEMPO <= tempo <= MAX_TEMPO:
+            return tempo
+        logger.warning("the prompt states %r, which is no tempo from 20 to 400: not read", found[0])
+    return None
+
+
+def stated_key(text: str) -> str | None:
+    """The first key that a text states, as in "in F# minor" or "B-flat major"; None without one.
+
+    An "a" in small letters, or an "A" that begins the text or a sentence, is taken for the article.
+    """
+    for found in re.finditer(rf"(?<![\w#'])(?:{KEY_PATTERN})\b", text, re.IGNORECASE):
+        before = text[: found.start()].rstrip(" \"'(")
+        is_article = found[1] == "a" or not before or before[-1] in ".!?"
+        if found[1] not in "Aa" or found[2] or found[3] or not is_article:
+            return key_name(found)
+    return None

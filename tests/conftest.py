@@ -26,6 +26,10 @@ from pipelines import Music2LatentPipeline
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
 
+# librosa compiles with numba when it is used first; workers that share its cache have crashed in a fresh environment
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+os.environ["NUMBA_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "numba" / WORKER)
+
 SAMPLE_RATE = 44_100
 TINY_CODEC = {
     "n_fft": 512,

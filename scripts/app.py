@@ -60,6 +60,16 @@ def show_upload(pipe: Music2LatentPipeline, upload: Upload, task: str, first: fl
     return figure
 
 
+def number(name: str, text: str) -> float | None:
+    """What was typed; None for nothing."""
+    if not text.strip():
+        return None
+    try:
+        return float(text.replace(",", "."))
+    except ValueError as error:
+        raise ValueError(f"{name} must be a number or left empty, got {text!r}") from error
+
+
 def num_channels(pipe: Music2LatentPipeline) -> int:
     """Audio channels that the pipeline makes."""
     return pipe.transformer.config.in_channels // pipe.autoencoder.config.latent_channels
@@ -73,7 +83,7 @@ def editing_arguments(
     first: float,
     last: float,
     strength: float,
-    first_beat: float | None,
+    first_beat: str,
 ) -> dict[str, Any]:
     """Arguments of the call that do with the upload what the page asks for."""
     if upload is None:
@@ -86,7 +96,7 @@ def editing_arguments(
         LEAD_UP: {"audio_start_in_s": seconds},
         VARY: {"strength": strength},
     }
-    return {"audio": audio, "first_beat_in_s": first_beat} | tasks[task]
+    return {"audio": audio, "first_beat_in_s": number("the bar line", first_beat)} | tasks[task]
 
 
 def generate(
@@ -97,7 +107,7 @@ def generate(
     seed: float,
     guidance_scale: float,
     num_inference_steps: float,
-    tempo: float | None,
+    tempo: str,
     key: str,
     loop: bool,
     *editing: Any,
@@ -110,7 +120,7 @@ def generate(
             generator=torch.Generator().manual_seed(int(seed)),
             guidance_scale=guidance_scale,
             num_inference_steps=int(num_inference_steps),
-            tempo=tempo,
+            tempo=number("tempo", tempo),
             key=None if key == FROM_PROMPT else key,
             loop=loop,
             **editing_arguments(pipe, editing[0], editing[1], seconds, *editing[2:]),
@@ -155,7 +165,9 @@ def _settings(longest: float) -> list[Any]:
         guidance = gr.Slider(1, 10, 4, step=0.5, label="Guidance")
         steps = gr.Slider(1, 100, 25, step=1, label="Steps")
     with gr.Row():
-        tempo = gr.Number(None, label=f"Tempo ({MIN_TEMPO:.0f} to {MAX_TEMPO:.0f}, 0: none)", placeholder=FROM_PROMPT)
+        # no gr.Number: an empty one shows and gives 0, which is music without a beat
+        limits = f"{MIN_TEMPO:.0f} to {MAX_TEMPO:.0f}, 0: none"
+        tempo = gr.Textbox(label=f"Tempo ({limits})", placeholder=FROM_PROMPT, elem_id="tempo")
         key = gr.Dropdown([FROM_PROMPT, "none", *KEYS], value=FROM_PROMPT, label="Key")
     return [prompt, negative, seconds, seed, guidance, steps, tempo, key, gr.Checkbox(False, label="Seamless loop")]
 
@@ -167,7 +179,7 @@ def _editing(longest: float) -> list[Any]:
         first = gr.Slider(0, longest, 1, step=0.05, label="Region from (s)")
         last = gr.Slider(0, longest, 2, step=0.05, label="Region to (s)")
     strength = gr.Slider(0.05, 1, 1, step=0.05, label="Strength")
-    first_beat = gr.Number(None, label="A bar line of it (s), with its tempo", placeholder="not known")
+    first_beat = gr.Textbox(label="A bar line of it (s), with its tempo", placeholder="not known")
     return [upload, task, first, last, strength, first_beat]
 
 

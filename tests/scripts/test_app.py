@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipelines.output import read_metadata
 from tests.conftest import tone
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +105,7 @@ def test_a_prompt_and_a_press_of_the_button_give_audio_with_samples(page, browse
     prompt = wait.until(lambda b: b.find_element(By.CSS_SELECTOR, "#prompt textarea, #prompt input"))
     prompt.send_keys(Keys.CONTROL, "a")
     prompt.send_keys("slow ambient pads")
+    assert not browser.find_element(By.CSS_SELECTOR, "#tempo textarea, #tempo input").get_attribute("value")
     browser.find_element(By.ID, "generate").click()
     wait.until(lambda b: b.find_elements(By.CSS_SELECTOR, "#music a[download]"))
     assert browser.find_elements(By.CSS_SELECTOR, "#music audio")
@@ -136,7 +138,7 @@ def app():
 )
 def test_an_upload_becomes_the_arguments_of_its_task(app, pipeline, task, expected):
     upload = 44_100, (tone(440, 0.5).numpy()[0] * 32_768).astype("int16")
-    arguments = app.editing_arguments(pipeline, upload, task, 2.0, 0.1, 0.4, 0.5, 0.2)
+    arguments = app.editing_arguments(pipeline, upload, task, 2.0, 0.1, 0.4, 0.5, "0,2")
     torch.testing.assert_close(arguments.pop("audio"), tone(440, 0.5), rtol=0, atol=1e-4)
     assert arguments == expected | {"first_beat_in_s": 0.2}
 
@@ -154,11 +156,23 @@ def test_an_upload_of_another_rate_or_in_stereo_is_converted_with_a_note(app, mo
 
 
 def test_without_an_upload_music_of_the_length_is_made(app, pipeline):
-    assert app.editing_arguments(pipeline, None, "continue it", 3.0, 0, 0, 1, None) == {"audio_length_in_s": 3.0}
+    assert app.editing_arguments(pipeline, None, "continue it", 3.0, 0, 0, 1, "") == {"audio_length_in_s": 3.0}
 
 
 def test_a_wrong_argument_is_shown_on_the_page(app, pipeline):
     with pytest.raises(app.gr.Error, match="tempo must be a number from 20 to 400"):
-        app.generate(
-            pipeline, "lofi", "", 0.2, 0, 4.0, 1, 5.0, app.FROM_PROMPT, False, None, "continue it", 0, 0, 1, None
-        )
+        generate(app, pipeline, "lofi", "5")
+    with pytest.raises(app.gr.Error, match="tempo must be a number or left empty, got 'fast'"):
+        generate(app, pipeline, "lofi", "fast")
+
+
+def generate(app, pipeline, prompt, tempo) -> dict:
+    """How the music of the page was made."""
+    editing = None, "continue it", 0, 0, 1, ""
+    path, _ = app.generate(pipeline, prompt, "", 0.2, 0, 4.0, 1, tempo, app.FROM_PROMPT, False, *editing)
+    return read_metadata(path)
+
+
+@pytest.mark.parametrize(("tempo", "told"), [("", 90.0), ("0", 0.0), ("120", 120.0)])
+def test_an_empty_tempo_is_that_of_the_prompt(app, pipeline, tempo, told):
+    assert generate(app, pipeline, "lofi, 90 bpm, in C minor", tempo)["tempo"] == told

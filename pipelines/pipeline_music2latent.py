@@ -212,7 +212,7 @@ class Music2LatentPipeline(Music2LatentParts):
             Output whose ``audio`` is (batch, channels, samples), float32 in [-1, 1], at ``sample_rate``.
 
         Raises:
-            TypeError: a prompt is not text.
+            TypeError: a prompt is not text, or another argument of a wrong type.
             ValueError: an argument is out of range, or arguments contradict each other. Nothing has been computed.
 
         Example:
@@ -249,7 +249,7 @@ class Music2LatentPipeline(Music2LatentParts):
             Iterator over (batch, channels, samples) of any lengths, which follow each other.
 
         Raises:
-            TypeError: a prompt is not text, or an argument does not exist.
+            TypeError: an argument is of a wrong type, or does not exist.
             ValueError: as for a call; raised at once.
         """
         bound = inspect.signature(self.__call__).bind(prompt, **arguments)

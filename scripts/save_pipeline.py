@@ -58,13 +58,14 @@ def main(config: SaveConfig) -> Path:
     """Write the folder."""
     transformer = LatentDiT.from_pretrained(config.transformer)
     name = config.text_encoder or transformer.config.text_encoder or DEFAULT_TEXT_ENCODER
-    transformer.register_to_config(text_encoder=name)
     tokenizer, text_encoder = load_text_encoder(name) if config.include_text_encoder else (None, None)
     autoencoder = Music2LatentAutoencoder.from_pretrained(config.autoencoder)
     tempo_prior = find_tempo_prior(config)
     parts = (autoencoder, transformer) if tempo_prior is None else (autoencoder, transformer, tempo_prior)
     for part in parts:  # diffusers notes where a part was loaded from: a path of this machine
         part.register_to_config(_name_or_path=config.output_dir.name)
+    for part in parts[1:]:  # both depend on the text encoder
+        part.register_to_config(text_encoder=name)
     dtype = getattr(torch, config.dtype)
     pipeline = Music2LatentPipeline(
         autoencoder.to(dtype),

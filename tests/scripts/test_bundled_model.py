@@ -46,6 +46,20 @@ def test_the_precision_asked_for_is_that_of_a_text_encoder_loaded_by_name_too(sm
     assert pipe.text_encoder.dtype == pipe.transformer.dtype == torch.bfloat16
 
 
+def test_a_text_encoder_may_be_saved_under_another_name(chain, text_encoder_dir, tmp_path):
+    moved = shutil.copytree(text_encoder_dir, tmp_path / "moved")
+    folder = save_pipeline.main(
+        SaveConfig(
+            autoencoder=chain.codec,
+            transformer=chain.transformer,
+            output_dir=tmp_path / "pipe",
+            text_encoder=str(moved),
+        )
+    )
+    pipe = Music2LatentPipeline.from_pretrained(folder)
+    assert pipe.tempo_prior.config.text_encoder == pipe.transformer.config.text_encoder == str(moved)
+
+
 def test_half_precision_weights_are_small_files_and_compute_in_float32(small_folder, chain):
     files = sorted(small_folder.rglob("*.safetensors"))
     assert max(path.stat().st_size for path in files) < 250_000

@@ -24,7 +24,8 @@ def stated_tempo(text: str) -> float | None:
         tempo = sum(ends) / len(ends)
         if MIN_TEMPO <= tempo <= MAX_TEMPO:
             return tempo
-        logger.warning("the prompt states %r, which is no tempo from 20 to 400: not read", found[0])
+        limits = f"{MIN_TEMPO:.0f} to {MAX_TEMPO:.0f}"
+        logger.warning("the prompt states %r, which is no tempo from %s: not read", found[0], limits)
     return None
 
 

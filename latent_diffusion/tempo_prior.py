@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from latent_diffusion.conditions import MAX_TEMPO, MIN_TEMPO
 
 BINS_PER_OCTAVE = 6  # neighbours differ by 12 %, about as much as pieces of one style do
-NUM_BINS = round(math.log2(MAX_TEMPO / MIN_TEMPO) * BINS_PER_OCTAVE)
+OCTAVES = math.log2(MAX_TEMPO / MIN_TEMPO)
+NUM_BINS = round(OCTAVES * BINS_PER_OCTAVE)
 PENALTY = 1e-3  # of the squared weights; best of 1e-4, 1e-3 and 1e-2 on held-out captions (docs/experiments.md)
 MAX_CAPTIONS = 20_000  # more make the fit slower and hardly better
 TAIL = 0.05
@@ -70,7 +71,7 @@ class TempoPrior(ModelMixin, ConfigMixin):
         place = (TAIL + (1 - 2 * TAIL) * uniform[:, None].double()) * above[:, -1:]
         index = torch.searchsorted(above, place).clamp(max=NUM_BINS - 1)
         within = 1 - (above.gather(1, index) - place) / probability.gather(1, index)
-        octaves = (index + within.clamp(0, 1)) * math.log2(MAX_TEMPO / MIN_TEMPO) / NUM_BINS
+        octaves = (index + within.clamp(0, 1)) * OCTAVES / NUM_BINS
         return [float(round(tempo)) for tempo in (MIN_TEMPO * 2 ** octaves[:, 0]).tolist()]
 
 
@@ -84,7 +85,7 @@ def text_direction(
 
 def tempo_bin(tempo: float) -> int:
     """Number of the bin that a tempo lies in."""
-    return min(int(NUM_BINS * math.log2(tempo / MIN_TEMPO) / math.log2(MAX_TEMPO / MIN_TEMPO)), NUM_BINS - 1)
+    return min(int(NUM_BINS * math.log2(tempo / MIN_TEMPO) / OCTAVES), NUM_BINS - 1)
 
 
 def fit_tempo_prior(

@@ -14,7 +14,7 @@ from latent_diffusion.conditions import MAX_TEMPO, MIN_TEMPO, whole_beats
 from latent_diffusion.stated import stated_key, stated_tempo
 from latent_diffusion.tempo_prior import TempoPrior
 from pipelines.checks import Arguments
-from pipelines.output import Music2LatentPipelineOutput
+from pipelines.output import Music2LatentPipelineOutput, spread
 
 logger = logging.getLogger(__name__)
 FIRST_BEAT_S = 0.03  # a piece starts a little before its first bar line, so that an early note keeps its attack
@@ -38,8 +38,8 @@ def arguments_of_call(given: dict[str, Any], sample_rate: int) -> Arguments:
     if len(records) not in (1, arguments.num_prompts) or arguments.tempo == 0:
         return arguments
     number, first_beat = arguments.num_prompts, arguments.first_beat_in_s
-    tempos = _spread([record.get("tempo") or None for record in records], number)
-    beats = _spread([record.get("first_beat_in_s") for record in records], number)
+    tempos = spread([record.get("tempo") or None for record in records], number)
+    beats = spread([record.get("first_beat_in_s") for record in records], number)
     if arguments.tempo is None:
         return replace(arguments, tempo=tempos, first_beat_in_s=beats if first_beat is None else first_beat)
     if first_beat is None and arguments.per_prompt("tempo") == tempos:
@@ -50,10 +50,6 @@ def arguments_of_call(given: dict[str, Any], sample_rate: int) -> Arguments:
             "none; pass first_beat_in_s to say where they are", tempos, arguments.tempo,
         )  # fmt: skip
     return arguments
-
-
-def _spread(values: list[Any], number: int) -> list[Any]:
-    return values * number if len(values) == 1 else values
 
 
 def check_first_beats(arguments: Arguments) -> None:
@@ -112,8 +108,7 @@ def _fitting_tempo(tempo: float, seconds: float) -> float | None:
 
 
 def _given_or_stated(arguments: Arguments, name: str, stated: Callable[[str], Any]) -> list[Any]:
-    prompt = arguments.prompt
-    texts = [prompt] * arguments.num_prompts if prompt is None or isinstance(prompt, str) else prompt
+    texts = spread(arguments.prompt, arguments.num_prompts)
     values = [
         stated(text) if value is None and text is not None else value
         for value, text in zip(arguments.per_prompt(name), texts, strict=True)

@@ -84,8 +84,8 @@ def describe(
     nothing. ``seed`` and ``index`` are from ``seeds_of_record``.
     """
     repeats = arguments.num_waveforms_per_prompt
-    prompts = _spread(arguments.prompt, len(seeds) // repeats)
-    negatives = _spread(arguments.negative_prompt, len(seeds) // repeats)
+    prompts = spread(arguments.prompt, len(seeds) // repeats)
+    negatives = spread(arguments.negative_prompt, len(seeds) // repeats)
     shared = {
         "audio_length_in_s": request.seconds,
         "num_inference_steps": arguments.num_inference_steps,
@@ -145,10 +145,11 @@ def _tags(record: dict[str, Any]) -> dict[str, str]:
     return {"title": title, "software": record["software"], "comment": json.dumps(record)}
 
 
-def _spread(value: str | Sequence[str] | None, num_prompts: int) -> list[str | None]:
+def spread(value: Any, num_prompts: int) -> list[Any]:
+    """One value, alone or in a list, or a list of one for each prompt, as the latter."""
     if isinstance(value, list | tuple):
         return list(value) if len(value) == num_prompts else list(value) * num_prompts
-    return [value] * num_prompts  # type: ignore[list-item]
+    return [value] * num_prompts
 
 
 def _model_name(name: str) -> str:

@@ -30,7 +30,13 @@ from autoencoder.consistency import GapSchedule, NoiseDensity
 from autoencoder.data import RandomCrops
 from autoencoder.data_order import PositionedItems
 from autoencoder.figures import spectrogram_figure
-from autoencoder.metrics import level_difference, log_mel_correlation, log_mel_distance, multi_resolution_stft_distance
+from autoencoder.metrics import (
+    RESOLUTIONS,
+    level_difference,
+    log_mel_correlation,
+    log_mel_distance,
+    multi_resolution_stft_distance,
+)
 from autoencoder.objective import ConsistencyObjective
 from autoencoder.optimization import trained_parameters
 from autoencoder.random_numbers import BatchDraws
@@ -68,6 +74,8 @@ class AutoencoderTrainingConfig(TrainingConfig):
     spectral_weight: float = 0.0
     """Weight of a spectral distance to the clean crop, beside the consistency loss: 0 as published, some hundreds in
     trainings that are too short for consistency to carry the truth up to the noise level where decoding starts."""
+    spectral_windows: tuple[int, ...] = RESOLUTIONS
+    """Windows of that distance, in samples. Long ones (8192) ask for tones instead of narrow bands of noise."""
     magnitude_weight: float = 0.0
     """Weight of the log magnitudes that are read from the denoiser's full-resolution map: 0 as published, some
     hundreds in short trainings, whose encoder learns nothing for long otherwise."""
@@ -140,6 +148,7 @@ def build_objective(config: AutoencoderTrainingConfig, model: Music2LatentAutoen
         gap_schedule(config),
         NoiseDensity(model.ramp, config.noise_log_mean, config.noise_log_std),
         spectral_weight=config.spectral_weight,
+        spectral_windows=config.spectral_windows,
         magnitude_weight=config.magnitude_weight,
         magnitude_share=config.magnitude_share,
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from latent_diffusion.conditions import KEYS, NO_KEY, key_index
 from pipelines.evaluation.musical import INSTRUMENT_TAGS, asked_instruments, key_score, tempo_agrees
 from pipelines.evaluation.statistics import Estimate, bootstrap_weights, mean_estimate
 
@@ -52,6 +53,9 @@ def score_tables(heard: Sequence[Heard], requests: Sequence[Request]) -> dict[st
         rows = [[score(piece, request) if has(request) else np.nan for request in requests] for piece in heard]
         return np.array(rows, dtype=np.float64)
 
+    def has_key(request: Request) -> bool:
+        return key_index(request.key) != NO_KEY
+
     tables = {
         "tempo within 4 %": table(
             lambda request: request.tempo,
@@ -61,9 +65,8 @@ def score_tables(heard: Sequence[Heard], requests: Sequence[Request]) -> dict[st
             lambda request: request.tempo,
             lambda piece, request: tempo_agrees(piece.tempo, request.tempo or 0.0, any_octave=True),
         ),
-        "key (weighted)": table(
-            lambda request: request.key, lambda piece, request: key_score(piece.key, request.key or "")
-        ),
+        "key": table(has_key, lambda piece, request: float(piece.key == KEYS[key_index(request.key)])),
+        "key (weighted)": table(has_key, lambda piece, request: key_score(piece.key, request.key or "")),
         "instruments (rank)": _instrument_table(heard, requests),
     }
     return {name: values for name, values in tables.items() if np.isfinite(values).any()}

@@ -25,8 +25,6 @@ TARGET_RMS = 0.1  # -20 dB of full scale
 SILENCE_RMS = 1e-4  # quieter audio is not amplified: it would become noise
 NAMES = ("musicnn-msd", "musicnn-mtt", "basic-pitch", "clap:NAME", "hub:NAME")
 HUB_WINDOW_SECONDS = 5.0
-BASIC_PITCH_RATE, BASIC_PITCH_SAMPLES = 22_050, 43_844  # of the published network, 2 s
-BASIC_PITCH_OUTPUTS = ("StatefulPartitionedCall:1", "StatefulPartitionedCall:2")  # notes, onsets
 
 
 @dataclass(frozen=True)
@@ -119,6 +117,11 @@ def musicnn_folder(training: str) -> Path:
     return locate_weights("musicnn", f"{training}_musicnn/.index", "0.1.0").parent
 
 
+def basic_pitch_file() -> Path:
+    """The weights of Basic Pitch."""
+    return locate_weights("basic-pitch", "nmp.onnx", "0.4.0")
+
+
 def _musicnn(name: str) -> EmbeddingModel:
     from pipelines.evaluation.musicnn import SAMPLE_RATE, MusiCNN, apply_musicnn
 
@@ -134,26 +137,18 @@ def _musicnn(name: str) -> EmbeddingModel:
 
 
 def _basic_pitch() -> EmbeddingModel:
-    """Mean posterior of each of 88 notes and of their onsets, over windows of 2 s (Bittner et al. 2022)."""
-    import onnxruntime
+    """Mean posterior of each of 88 notes and of their onsets, over windows of 2 s."""
+    from pipelines.evaluation.basic_pitch import SAMPLE_RATE, BasicPitch
 
-    path = locate_weights("basic-pitch", "nmp.onnx", "0.4.0")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+    path = basic_pitch_file()
+    transcribe = BasicPitch(path)
 
     def embed(waveform: Tensor) -> np.ndarray:
-        if len(waveform) < BASIC_PITCH_SAMPLES:
-            waveform = waveform.repeat(-(-BASIC_PITCH_SAMPLES // len(waveform)))[:BASIC_PITCH_SAMPLES]
-        windows = waveform.unfold(0, BASIC_PITCH_SAMPLES, BASIC_PITCH_SAMPLES // 2)[..., None]
-        notes, onsets = session.run(list(BASIC_PITCH_OUTPUTS), {name: windows.numpy()})
+        notes, onsets = transcribe(waveform)
         return np.concatenate([notes.mean(1), onsets.mean(1)], axis=1)
 
     version = importlib.metadata.version("basic-pitch")
-    return EmbeddingModel(
-        "basic-pitch", f"basic-pitch {version}, {path.name}", file_hash(path), BASIC_PITCH_RATE, embed
-    )
+    return EmbeddingModel("basic-pitch", f"basic-pitch {version}, {path.name}", file_hash(path), SAMPLE_RATE, embed)
 
 
 def _clap(target: str) -> EmbeddingModel:

@@ -1,8 +1,7 @@
 """Tempo, key and instruments as measuring tools hear them. Each errs on real music too: compare with real clips.
 
 Sources
-    AS   Albrecht and Shanahan 2013, https://doi.org/10.1525/mp.2013.31.1.59, key profiles
-    HPCP Gómez 2006, https://hdl.handle.net/10803/7537, pitch classes from spectral peaks
+    KP   key profiles of Kostka and Payne's harmonies, in Temperley 2007, Music and Probability
     RAF  Raffel et al. 2014, mir_eval (the weighted key score of MIREX)
 """
 
@@ -15,11 +14,11 @@ import mir_eval
 import numpy as np
 from jaxtyping import Float
 from librosa.onset import onset_strength
-from scipy.ndimage import median_filter
 from torch import Tensor
 
 from latent_diffusion.conditions import KEYS, key_index
-from pipelines.evaluation.embeddings import musicnn_folder, prepared
+from pipelines.evaluation import basic_pitch
+from pipelines.evaluation.embeddings import basic_pitch_file, musicnn_folder, prepared
 from pipelines.evaluation.musicnn import MTT_TAGS, SAMPLE_RATE, MusiCNN, apply_musicnn
 
 ANALYSIS_RATE = 22_050  # librosa's own
@@ -27,11 +26,9 @@ TEMPO_HOP = 256  # samples; with twice as many, neighbouring tempos lie as far a
 USUAL_TEMPO = 100.0  # centre of the prior; librosa's own, 120, doubles slow pieces (docs/experiments.md)
 TEMPO_TOLERANCE = 0.04  # MIREX tempo estimation
 OCTAVES = (1.0, 2.0, 0.5, 3.0, 1 / 3)
-BINS_PER_OCTAVE = 36
-NEIGHBOURHOOD = 24  # bins: a peak stands out of the median of eight semitones
-PEAK_RANGE = 100.0  # peaks below a hundredth of the largest hardly count
-MAJOR = np.array([0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081])  # AS
-MINOR = np.array([0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052])  # AS
+HEARD = 0.3  # Basic Pitch's own threshold
+MAJOR = np.array([0.748, 0.060, 0.488, 0.082, 0.670, 0.460, 0.096, 0.715, 0.104, 0.366, 0.057, 0.400])  # KP
+MINOR = np.array([0.712, 0.084, 0.474, 0.618, 0.049, 0.460, 0.105, 0.747, 0.404, 0.067, 0.133, 0.330])  # KP
 INSTRUMENT_TAGS = [
     "guitar", "strings", "drums", "piano", "violin", "vocal", "synth", "harpsichord", "flute", "sitar", "choir",
     "harp", "cello",
@@ -50,22 +47,23 @@ def measured_tempo(waveform: Float[Tensor, "channels samples"], sample_rate: int
 
 
 def measured_key(waveform: Float[Tensor, "channels samples"], sample_rate: int) -> str:
-    """The key, such as ``"F# minor"``, whose profile correlates most with the pitch classes of the tonal peaks (AS).
+    """The key, such as ``"F# minor"``, whose profile (KP) correlates most with the pitch classes of what is played.
 
-    Peaks of the mean spectrum, not all of it (HPCP): drums and the noise of a codec raise whole bands. Their levels
-    count by the logarithm, so that the bass does not decide alone.
+    Notes are heard by a transcription network. A note counts by how long it is heard and by how often it is struck;
+    the square root keeps a bass that never stops from deciding alone.
 
     "" for silence, and for less than three seconds, in which a key is hardly heard.
     """
-    mono = prepared(waveform, sample_rate, ANALYSIS_RATE).numpy()
-    if len(mono) < 3 * ANALYSIS_RATE or not np.any(mono):
+    mono = prepared(waveform, sample_rate, basic_pitch.SAMPLE_RATE)
+    if len(mono) < 3 * basic_pitch.SAMPLE_RATE or not mono.any():
         return ""
-    bins = {"fmin": librosa.note_to_hz("C2"), "n_bins": 6 * BINS_PER_OCTAVE, "bins_per_octave": BINS_PER_OCTAVE}
-    spectrum = np.abs(librosa.cqt(mono, sr=ANALYSIS_RATE, tuning=0.0, **bins)).mean(1)
-    peaks = np.maximum(spectrum - median_filter(spectrum, size=NEIGHBOURHOOD), 0)
-    levels = np.log1p(PEAK_RANGE * peaks / max(peaks.max(), 1e-9)).reshape(-1, BINS_PER_OCTAVE)
-    # three bins a semitone, the middle one in tune
-    chroma = np.roll(levels, 1, axis=1).reshape(len(levels), 12, 3).max(2).sum(0)
+    notes, onsets = _transcriber()(mono)
+    heard = notes / 2 + onsets
+    heard = np.where(heard > HEARD, heard, 0).mean((0, 1))
+    pitch_classes = (np.arange(len(heard)) + basic_pitch.LOWEST_NOTE) % 12
+    chroma = np.sqrt(np.bincount(pitch_classes, heard, minlength=12))
+    if not chroma.any():
+        return ""
     profiles = np.stack([np.roll(profile, tonic) for profile in (MAJOR, MINOR) for tonic in range(12)])
     scores = np.corrcoef(np.vstack([chroma, profiles]))[0, 1:]
     return KEYS[int(np.argmax(scores))]
@@ -94,6 +92,11 @@ def asked_instruments(words: str | Sequence[str]) -> tuple[str, ...]:
     """The tags that a caption or a list of instrument names asks for, whole words only."""
     text = words if isinstance(words, str) else " ".join(words)
     return tuple(tag for tag in INSTRUMENT_TAGS if re.search(rf"\b{tag}s?\b", text.lower()))
+
+
+@cache
+def _transcriber() -> basic_pitch.BasicPitch:
+    return basic_pitch.BasicPitch(basic_pitch_file())
 
 
 @cache

@@ -33,6 +33,7 @@ PIECE_METRICS = {
 AGREEMENT_METRICS = {
     "tempo within 4 %": Metric("higher", "part of the pieces whose measured tempo is the one asked for"),
     "tempo, octaves forgiven": Metric("higher", "the same, or its double, half, triple or third"),
+    "key": Metric("higher", "part of the pieces whose measured key is the one asked for"),
     "key (weighted)": Metric("higher", "MIREX score of the measured key: 1 right, .5 fifth, .3 relative, .2 parallel"),
     "instruments (rank)": Metric(
         "higher", "rank of the piece for the asked instruments among all pieces; .5 is chance"

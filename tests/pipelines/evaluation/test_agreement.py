@@ -33,7 +33,7 @@ def real() -> tuple[list[Heard], list[Request]]:
     return heard, requests
 
 
-@pytest.mark.parametrize("kind", ["tempo, octaves forgiven", "key (weighted)", "instruments (rank)"])
+@pytest.mark.parametrize("kind", ["tempo, octaves forgiven", "key", "key (weighted)", "instruments (rank)"])
 def test_real_clips_agree_with_their_own_captions_more_than_with_others(
     real: tuple[list[Heard], list[Request]], kind: str
 ) -> None:
@@ -76,6 +76,13 @@ def test_a_click_track_has_its_tempo_and_a_chord_its_key() -> None:
     assert measured_key(0.1 * chord, SAMPLE_RATE) == "A minor"
     noise = torch.randn(chord.shape, generator=torch.Generator().manual_seed(0))
     assert measured_key(0.1 * chord + 0.3 * noise, SAMPLE_RATE) == "A minor"
+
+
+def test_no_key_asked_for_is_no_key_to_be_heard() -> None:
+    silent = np.zeros(len(INSTRUMENT_TAGS))
+    requests = [Request("a", key="none"), Request("b"), Request("c", key="Bb minor")]
+    scores = score_tables([Heard(100.0, "A# minor", silent)], requests)
+    np.testing.assert_array_equal(scores["key"], [[np.nan, np.nan, 1.0]])
 
 
 def test_instruments_are_whole_words() -> None:

@@ -43,7 +43,14 @@ from pipelines.evaluation.figures import curve_figure, overview_figure
 from pipelines.evaluation.report import Example, markdown_table
 from pipelines.evaluation.results import EvaluationResult
 from pipelines.evaluation.systems import Codec, Noise, System, baselines
-from scripts.evaluation_run import check_held_out, compare_files, default_workers, measure_all, write_evaluation
+from scripts.evaluation_run import (
+    check_held_out,
+    compare_files,
+    default_workers,
+    measure_all,
+    refuse,
+    write_evaluation,
+)
 
 DEFAULT_RATE = 44_100  # where no codec says otherwise
 MIN_SECONDS = 1.0
@@ -155,10 +162,7 @@ class Bench:
                 continue
             if seconds < MIN_SECONDS:
                 problems.append(f"{self.name(index)} has {seconds:.2f} s; {MIN_SECONDS:g} s is the least")
-        if problems:
-            raise ValueError(
-                "\n".join([f"{len(problems)} files cannot be judged; repair them or take them out:", *problems])
-            )
+        refuse(problems)
 
     def name(self, index: int) -> str:
         """The name of a recording in the results."""

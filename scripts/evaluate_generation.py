@@ -24,6 +24,7 @@ import soundfile
 import torch
 from jsonargparse import auto_cli, set_parsing_settings
 from matplotlib.figure import Figure
+from tqdm.auto import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -54,7 +55,14 @@ from pipelines.evaluation.pieces import (
 from pipelines.evaluation.report import Example, metric_table
 from pipelines.evaluation.results import Curve, EvaluationResult, content_hash
 from pipelines.evaluation.statistics import Estimate
-from scripts.evaluation_run import check_held_out, compare_files, default_workers, measure_all, write_evaluation
+from scripts.evaluation_run import (
+    check_held_out,
+    compare_files,
+    default_workers,
+    measure_all,
+    refuse,
+    write_evaluation,
+)
 
 RECORDED_SETTINGS = (
     "num_prompts",
@@ -159,15 +167,33 @@ class Run:
         if config.audio_dir is not None:
             self.pieces["generated"], self.requests = finished_pieces(config.audio_dir)
             self.sample_rate = soundfile.info(self.pieces["generated"][0].path).samplerate
+            self._check(self.pieces["generated"])
         else:
+            assert config.pipeline is not None  # checked when the settings were read
             self.requests, _ = read_requests(config.prompts, config.num_prompts)
-            self.sample_rate = self._generate()
-            self.pieces["real"] = real_pieces(config.prompts, config.num_prompts)
+            pipe = Music2LatentPipeline.from_pretrained(config.pipeline)
+            self.sample_rate = pipe.sample_rate
+            real = real_pieces(config.prompts, config.num_prompts)
+            self._check(real)
+            self._generate(pipe)
+            self.pieces["real"] = real
 
-    def _generate(self) -> int:
+    def _check(self, given: Sequence[Piece]) -> None:
+        """Read all files that are given, now and not after the generation.
+
+        Raises:
+            ValueError: some cannot be judged; all of them are named.
+        """
+        problems = []
+        for path in tqdm(dict.fromkeys([*(piece.path for piece in given), *compared_files(self.config)]), "files"):
+            try:
+                read_audio(path, self.sample_rate)
+            except ValueError as error:
+                problems.append(str(error))
+        refuse(problems)
+
+    def _generate(self, pipe: Music2LatentPipeline) -> None:
         config = self.config
-        assert config.pipeline is not None  # checked with audio_dir when the settings were read
-        pipe = Music2LatentPipeline.from_pretrained(config.pipeline)
         pipe.set_progress_bar_config(disable=True)
         pipe.to("cuda" if torch.cuda.is_available() else "cpu")
         asked = self.requests
@@ -193,7 +219,6 @@ class Run:
             if is_main:
                 self.pieces["generated"] = pieces
         self._edit(pipe, asked[: config.num_edits])
-        return pipe.sample_rate
 
     def _edit(self, pipe: Music2LatentPipeline, requests: Sequence[Request]) -> None:
         """Pieces with seams, to hear whether they show."""
@@ -242,13 +267,12 @@ class Run:
 
     def _known(self) -> tuple[Known, list[EmbeddingModel]]:
         config = self.config
-        paths = {folder: find_audio(folder) for folder in (config.reference_dir, config.training_dir) if folder}
-        every = list(dict.fromkeys(path for found in paths.values() for path in found))
+        every = compared_files(config)
         embedded = dict(zip(every, self._map(_embed, every, "reference"), strict=True))
         models = [load_embedding(name) for name in all_embeddings(config)]
 
         def by_model(folder: Path | None) -> dict[str, list[np.ndarray]]:
-            found = paths[folder] if folder else []
+            found = find_audio(folder) if folder else []
             return {model.name: [embedded[path][model.name] for path in found] for model in models}
 
         texts = Clap(config.clap).embed_text([request.text for request in self.requests]) if config.clap else None
@@ -301,6 +325,12 @@ class Run:
                 shown["real"] = read_audio(real[piece.request].path, self.sample_rate)
             rows[piece.request] = Example(self.requests[piece.request].text, shown, notes)
         return list(rows.values())
+
+
+def compared_files(config: GenerationEvaluationConfig) -> list[Path]:
+    """The audio of the reference and of the training set, each file once."""
+    folders = [folder for folder in (config.reference_dir, config.training_dir) if folder]
+    return list(dict.fromkeys(path for folder in folders for path in find_audio(folder)))
 
 
 def judged(config: GenerationEvaluationConfig) -> dict[str, str]:

@@ -77,6 +77,14 @@ def check_held_out(held_out: str | None, embeddings: Sequence[str]) -> None:
         )
 
 
+def refuse(problems: Sequence[str]) -> None:
+    """End with all the files that cannot be judged, before the others have cost their time."""
+    if problems:
+        raise ValueError(
+            "\n".join([f"{len(problems)} files cannot be judged; repair them or take them out:", *problems])
+        )
+
+
 def write_evaluation(
     folder: Path,
     result: EvaluationResult,

@@ -186,6 +186,27 @@ def test_finished_pieces_with_seams_are_judged(tmp_path: Path) -> None:
     assert estimates["duration error (s)"].value == pytest.approx(-0.5)
 
 
+def test_all_broken_files_are_named_before_anything_is_generated(
+    pipeline: Music2LatentPipeline, tmp_path: Path
+) -> None:
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    music = write_clips(tmp_path / "music", 4, seconds=0.6)
+    (music / "cut.wav").write_bytes(next(music.glob("*.wav")).read_bytes()[:20])
+    training = write_clips(tmp_path / "training", 1, seconds=0.6)
+    soundfile.write(training / "slow.wav", np.zeros(8000), 8000)
+    config = GenerationEvaluationConfig(
+        pipeline=tmp_path / "pipeline",
+        prompts=music / "metadata.jsonl",
+        reference_dir=music,
+        training_dir=training,
+        output_dir=tmp_path / "out",
+        num_workers=1,
+    )
+    with pytest.raises(ValueError, match=r"(?s)2 files cannot be judged.*cut\.wav.*slow\.wav is at 8000 Hz"):
+        evaluate_generation.main(config)
+    assert not (tmp_path / "out").exists()
+
+
 def test_probes_find_what_is_in_the_latents(codec: Music2LatentAutoencoder, tmp_path: Path) -> None:
     codec.save_pretrained(tmp_path / "codec")
     config = ProbeConfig(

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+MAX_CHANNELS = 2  # of what the pipeline makes; latents have more
 
 
 @dataclass
@@ -53,6 +55,11 @@ class Music2LatentPipelineOutput(BaseOutput):
         if path.suffix.lower() not in AUDIO_SUFFIXES:
             raise ValueError(f"expected a file that ends in {', '.join(AUDIO_SUFFIXES)}, got {path}")
         audio = torch.as_tensor(self.audio)
+        if audio.shape[1] > MAX_CHANNELS:
+            raise ValueError(
+                f"latents {tuple(audio.shape)} cannot be written as audio; decode them first, as the pipeline does "
+                'without output_type="latent"'
+            )
         paths = [path] if len(audio) == 1 else [path.with_stem(f"{path.stem}-{index}") for index in range(len(audio))]
         path.parent.mkdir(parents=True, exist_ok=True)
         for index, (waveform, piece_path) in enumerate(zip(audio, paths, strict=True)):
@@ -128,10 +135,14 @@ def seeds_of_record(
 
     None for a generator that was used before the call: its seed alone does not lead to the waveform.
     """
-    if isinstance(generator, Sequence):
-        return [(_fresh_seed(one), 0) for one in generator]
-    seed = _fresh_seed(generator)
-    return [(seed, index) for index in range(num_waveforms)]
+    generators = generator if isinstance(generator, Sequence) else [generator] * num_waveforms
+    seeds = {one: _fresh_seed(one) for one in generators}
+    used: Counter[torch.Generator] = Counter()
+    places = []
+    for one in generators:
+        places.append((seeds[one], used[one]))
+        used[one] += 1
+    return places
 
 
 def _fresh_seed(generator: torch.Generator) -> int | None:

@@ -69,6 +69,19 @@ def test_the_seed_of_a_used_generator_is_not_recorded(pipeline):
     assert generate(pipeline, generator=generator).metadata[0]["seed"] is None
 
 
+def test_pieces_that_share_a_generator_of_a_list_have_places_in_it(pipeline):
+    shared = seeded(6)
+    pieces = generate(pipeline, ["techno", "pads", "lofi"], generator=[shared, seeded(7), shared])
+    assert [(record["seed"], record["index"]) for record in pieces.metadata] == [(6, 0), (7, 0), (6, 1)]
+    again = generate(pipeline, ["techno", "lofi"], generator=seeded(6))
+    np.testing.assert_allclose(again.audio[1], pieces.audio[2], atol=1e-4)
+
+
+def test_latents_are_not_written_as_audio(pipeline, tmp_path):
+    with pytest.raises(ValueError, match=r"latents \(1, \d+, \d+\) cannot be written as audio; decode them first"):
+        generate(pipeline, output_type="latent").save(tmp_path / "piece.wav")
+
+
 def test_a_file_of_another_kind_is_an_error(pipeline, tmp_path):
     with pytest.raises(ValueError, match=r"ends in .wav, .flac, .ogg, .mp3, got .*piece.txt"):
         generate(pipeline).save(tmp_path / "piece.txt")

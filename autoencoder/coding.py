@@ -138,6 +138,8 @@ class CodingMixin:
         waveform = torch.empty(len(latents), num_channels, num_samples, device=latents.device)
         done = 0
         for piece in self._stream_decode([latents], draw, windows):
+            if done >= num_samples:
+                break
             waveform[..., done : done + piece.shape[-1]] = piece[..., : num_samples - done]
             done += piece.shape[-1]
         return waveform

@@ -7,11 +7,14 @@ from latent_diffusion.conditions import KEY_PATTERN, MAX_TEMPO, MIN_TEMPO, key_n
 
 logger = logging.getLogger(__name__)
 _NUMBER = r"(\d+(?:\.\d+)?)"
+_RANGE = rf"(?:{_NUMBER} ?(?:-|\u2013|to|and) ?)?{_NUMBER}"
 _BPM = r"(?:bpm|b\.p\.m|beats?[ -/](?:per|a)?[ -]?min)"
 TEMPO_PATTERN = (
-    rf"(?<!\d[.,/])(?<!\d)(?:{_NUMBER} ?(?:-|\u2013|to|and) ?)?{_NUMBER}[ -]*{_BPM}"
-    rf"|\b(?:bpm|tempo)(?: of| at| is)? ?[:=]? ?{_NUMBER}"
+    rf"(?<!\d[.,/])(?<!\d){_RANGE}[ -]*{_BPM}"
+    # not of "up-tempo 80s pop"
+    rf"|(?<![\w-])(?:bpm|tempo)(?: of| at| is)? ?[:=]? ?{_RANGE}(?![\d.,]*['\u2019]?[a-z\d])"
 )
+WIDEST_RANGE = 2.0  # the upper end in parts of the lower: "track 30 - 120 bpm" is none
 
 
 def stated_tempo(text: str) -> float | None:
@@ -21,7 +24,9 @@ def stated_tempo(text: str) -> float | None:
     """
     for found in re.finditer(TEMPO_PATTERN, text, re.IGNORECASE):
         ends = [float(end) for end in found.groups() if end]
-        tempo = sum(ends) / len(ends)
+        is_range = MIN_TEMPO <= ends[0] < ends[-1] <= WIDEST_RANGE * ends[0]
+        unit_follows = found[2] is not None
+        tempo = sum(ends) / len(ends) if is_range else ends[-1 if unit_follows else 0]
         if MIN_TEMPO <= tempo <= MAX_TEMPO:
             return tempo
         limits = f"{MIN_TEMPO:.0f} to {MAX_TEMPO:.0f}"

@@ -18,8 +18,15 @@ Piece = Float[Tensor, "batch channels _"]
 Weights = Float[Tensor, " samples"]
 
 
-def kept_weights(is_kept: Bool[Tensor, " samples"], fade: int) -> Weights:
-    """Weight of the given audio: 0 in generated regions, 1 where kept, a ramp of ``fade`` samples in between."""
+def kept_weights(is_kept: Bool[Tensor, " samples"], fade: int, is_loop: bool = False) -> Weights:
+    """Weight of the given audio: 0 in generated regions, 1 where kept, a ramp of ``fade`` samples in between.
+
+    In a loop the last sample is beside the first.
+    """
+    if is_loop:
+        beside = min(fade, len(is_kept))
+        turn = torch.cat([is_kept[len(is_kept) - beside :], is_kept, is_kept[:beside]])
+        return kept_weights(turn, fade)[beside : beside + len(is_kept)]
     place = torch.arange(len(is_kept))
     none = len(is_kept) + fade + 1  # so far away that there is no ramp
     previous = torch.where(is_kept, -none, place).cummax(0).values

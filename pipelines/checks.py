@@ -102,8 +102,9 @@ def check_settings(arguments: Arguments, sample_rate: int, callback_tensors: Seq
         value, kind = getattr(arguments, name), Integral if name.startswith("num") else Real
         if value is not None and not isinstance(value, kind):
             raise TypeError(f"{name} must be {'a whole' if kind is Integral else 'a'} number, got {value!r}")
-    generators = arguments.generator if isinstance(arguments.generator, Sequence) else [arguments.generator]
-    if not all(one is None or isinstance(one, torch.Generator) for one in generators):
+    given = arguments.generator
+    generators = given if isinstance(given, Sequence) else [] if given is None else [given]
+    if not all(isinstance(one, torch.Generator) for one in generators):
         raise TypeError(
             f"generator must be a torch.Generator or a list of them, got {arguments.generator!r}; for a seed pass "
             "torch.Generator().manual_seed(seed)"

@@ -78,4 +78,4 @@ def _decode_loop(pipe: "Music2LatentPipeline", request: Request) -> Audio:
 
 
 def _weights(request: Request) -> Float[Tensor, " samples"]:
-    return kept_weights(request.is_kept, round(FADE_IN_S * request.sample_rate))
+    return kept_weights(request.is_kept, round(FADE_IN_S * request.sample_rate), request.is_loop)

@@ -1,8 +1,10 @@
 """Tempo, key and first beat of each waveform: as given, or as the prompt states, or a tempo that suits the prompt."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -37,19 +39,27 @@ def arguments_of_call(given: dict[str, Any], sample_rate: int) -> Arguments:
     records = output.metadata or []
     if len(records) not in (1, arguments.num_prompts) or arguments.tempo == 0:
         return arguments
-    number, first_beat = arguments.num_prompts, arguments.first_beat_in_s
-    tempos = spread([record.get("tempo") or None for record in records], number)
-    beats = spread([record.get("first_beat_in_s") for record in records], number)
-    if arguments.tempo is None:
-        return replace(arguments, tempo=tempos, first_beat_in_s=beats if first_beat is None else first_beat)
-    if first_beat is None and arguments.per_prompt("tempo") == tempos:
-        return replace(arguments, first_beat_in_s=beats)
-    if first_beat is None:
+    known = spread([record.get("tempo") or None for record in records], arguments.num_prompts)
+    beats = spread([record.get("first_beat_in_s") for record in records], arguments.num_prompts)
+    asked = arguments.per_prompt("tempo")
+    if len(asked) != arguments.num_prompts:
+        return arguments  # an error, which the checks of all arguments name
+    tempos: list[Any] = [other if one is None else one for one, other in zip(asked, known, strict=True)]
+    if arguments.first_beat_in_s is not None:
+        return replace(arguments, tempo=tempos)
+    is_known = [one is None or _is_same(one, other) for one, other in zip(asked, known, strict=True)]
+    if not all(ours or one == 0 for ours, one in zip(is_known, asked, strict=True)):
         logger.warning(
             "the given audio has the tempo %s: beats of tempo %s are not known in it, and what is generated keeps to "
-            "none; pass first_beat_in_s to say where they are", tempos, arguments.tempo,
+            "none; pass first_beat_in_s to say where they are", known, asked,
         )  # fmt: skip
-    return arguments
+    beats = [beat if ours else None for beat, ours in zip(beats, is_known, strict=True)]
+    return replace(arguments, tempo=tempos, first_beat_in_s=beats)
+
+
+def _is_same(tempo: Any, other: float | None) -> bool:
+    """Whether two tempos differ by rounding only; what a caller gave may be anything until it is checked."""
+    return other is not None and isinstance(tempo, Real) and math.isclose(tempo, other, rel_tol=1e-5)
 
 
 def check_first_beats(arguments: Arguments) -> None:

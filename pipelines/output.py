@@ -74,12 +74,18 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: the file has no such record.
     """
-    with soundfile.SoundFile(path) as file:
-        comment = file.comment
     try:
-        return json.loads(comment)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} holds no record of how it was made, its comment is {comment[:80]!r}") from error
+        with soundfile.SoundFile(path) as file:
+            comment = file.comment
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path} holds no record of how it was made: {error}") from error
+    try:
+        record = json.loads(comment)
+    except json.JSONDecodeError:
+        record = None
+    if not isinstance(record, dict) or "prompt" not in record:
+        raise ValueError(f"{path} holds no record of how it was made, its comment is {comment[:80]!r}")
+    return record
 
 
 def describe(
@@ -87,8 +93,8 @@ def describe(
 ) -> list[dict[str, Any]]:
     """How each waveform of a call is made.
 
-    ``tempo``, ``key`` and ``first_beat_in_s`` are what the transformer was told, asked for or not; 0 and None are
-    nothing. ``seed`` and ``index`` are from ``seeds_of_record``.
+    ``tempo``, ``key`` and ``first_beat_in_s`` are what the transformer was told, asked for or not; 0, "none" and None
+    are nothing. ``seed`` and ``index`` are from ``seeds_of_record``.
     """
     repeats = arguments.num_waveforms_per_prompt
     prompts = spread(arguments.prompt, len(seeds) // repeats)
@@ -112,7 +118,7 @@ def describe(
             "prompt": prompts[row // repeats],
             "negative_prompt": negatives[row // repeats],
             "tempo": tempos[row],
-            "key": None if keys[row] == NO_KEY else KEYS[keys[row]],
+            "key": "none" if keys[row] == NO_KEY else KEYS[keys[row]],
             "first_beat_in_s": request.first_beats[row] if request.beat_tempo[row] else None,
             "seed": seed,
             "index": index,
@@ -153,7 +159,7 @@ def _fresh_seed(generator: torch.Generator) -> int | None:
 
 def _tags(record: dict[str, Any]) -> dict[str, str]:
     title = record["prompt"] or ""
-    return {"title": title, "software": record["software"], "comment": json.dumps(record)}
+    return {"title": title, "software": record["software"], "comment": json.dumps(record, default=str)}
 
 
 def spread(value: Any, num_prompts: int) -> list[Any]:

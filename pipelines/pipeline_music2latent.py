@@ -301,7 +301,9 @@ class Music2LatentPipeline(Music2LatentParts):
             num_samples=plan.num_samples,
             noise=noise,
             x0=x0,
-            is_known=known_frames(plan.is_kept, num_frames, codec.samples_per_latent, codec.spectrogram.overlap),
+            is_known=known_frames(
+                plan.is_kept, num_frames, codec.samples_per_latent, codec.spectrogram.overlap, arguments.loop
+            ),
             conditions=conditions,
             first_beats=first_beats,
             guider=guider,

@@ -31,8 +31,12 @@ def plan_windows(
         return [torch.arange(num_frames)]
     if not loop and is_known[-1] and not is_known[0]:
         return [(num_frames - 1 - window).flip(0) for window in plan_windows(is_known.flip(0), longest)]
+    starts = (is_known & ~is_known.roll(1)).nonzero()
+    if loop and len(starts) and starts[0]:  # the circle is opened where known frames begin: no hole crosses its end
+        turn = int(starts[0])
+        return [(window + turn) % num_frames for window in plan_windows(is_known.roll(-turn), longest, loop)]
     overlap = max(int(OVERLAP * longest), 1)
-    end = num_frames + overlap if loop else num_frames
+    end = num_frames + (longest if loop and is_known[0] else overlap if loop else 0)
     is_known, windows = is_known.clone(), []
     while not is_known.all():
         first = int((~is_known).nonzero()[0])
@@ -49,12 +53,12 @@ def plan_windows(
 
 
 def known_frames(
-    is_kept: Bool[Tensor, " samples"], num_frames: int, samples_per_latent: int, overlap: int
+    is_kept: Bool[Tensor, " samples"], num_frames: int, samples_per_latent: int, overlap: int, loop: bool = False
 ) -> Bool[Tensor, " frames"]:
     """Frames whose audio is kept as a whole.
 
     Frame i is made of the samples from ``i * samples_per_latent - overlap`` to ``(i + 1) * samples_per_latent``;
-    beyond the ends of the piece there is nothing to lose.
+    beyond the ends of the piece there is nothing to lose, or, in a loop, its other end.
     """
     num_changed = torch.nn.functional.pad((~is_kept).long().cumsum(0), (1, 0))
     frames = torch.arange(num_frames)
@@ -62,7 +66,9 @@ def known_frames(
     last = ((frames + 1) * samples_per_latent).clamp(0, len(is_kept))
     # a frame that begins beyond the end hangs on the last samples
     first = torch.minimum(first, torch.tensor(max(len(is_kept) - 1, 0)))
-    return num_changed[last] == num_changed[first]
+    known = num_changed[last] == num_changed[first]
+    known[0] &= not loop or bool(is_kept[-overlap:].all())
+    return known
 
 
 def final_frames(is_known: Bool[Tensor, " frames"]) -> int:

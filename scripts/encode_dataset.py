@@ -98,14 +98,16 @@ def as_float(value: Any) -> Any:
 
 
 def check_facts(facts: dict[str, Any]) -> list[str]:
-    """Captions of one recording; its tempo, first beat and key are checked.
+    """Captions of one recording, its text among them; its tempo, first beat and key are checked.
 
     Raises:
         ValueError: there is no caption, or something is not what it should be.
     """
-    captions = facts.get("captions") or [facts.get("text")]
+    captions, text = facts.get("captions") or [], facts.get("text")
     if not isinstance(captions, list):
         raise ValueError(f"captions must be a list of texts, got {captions!r}")
+    if text is not None or not captions:
+        captions = [text, *(caption for caption in captions if caption != text)]
     if not all(isinstance(caption, str) and caption.strip() for caption in captions):
         raise ValueError(f"text (or captions) must be non-empty text, got {captions!r}")
     tempo_value(as_float(facts.get("tempo")))
@@ -127,6 +129,8 @@ def read_captioned(
     except ValueError as error:
         text = str(error)
         return text if recordings.name(index) in text else f"{recordings.name(index)}: {text}"
+    if waveform.shape[1] == 0:
+        return f"{recordings.name(index)} is empty"
     if waveform.shape[0] != config.channels and config.mix_down:
         waveform = waveform.mean(0, keepdim=True)
     if waveform.shape[0] != config.channels:

@@ -25,12 +25,20 @@ from pipelines.output import AUDIO_SUFFIXES, Music2LatentPipelineOutput, read_me
 
 
 def read_piece(path: Path, sample_rate: int) -> Music2LatentPipelineOutput:
-    """The audio of a file; of a generated one also how it was made, so that its beats are known."""
+    """The audio of a file; of a generated one also how it was made, so that its beats are known.
+
+    Loud MP3 and Vorbis files reach beyond full scale: they are made quieter, and it is said.
+    """
     try:
         metadata = [read_metadata(path)]
     except ValueError:
         metadata = None
-    return Music2LatentPipelineOutput(read_audio(path, sample_rate)[None], sample_rate, metadata)
+    waveform = read_audio(path, sample_rate)
+    peak = waveform.abs().max().item() if waveform.numel() else 0.0
+    if peak > 1:
+        print(f"{path} reaches {peak:.3f} of full scale; all of it was divided by that")
+        waveform = waveform / peak
+    return Music2LatentPipelineOutput(waveform[None], sample_rate, metadata)
 
 
 def main(
@@ -109,7 +117,7 @@ def main(
     picture = output.with_suffix(".png")
     spectrogram_figure({prompt: read_audio(output, music.sample_rate)}, music.sample_rate).savefig(picture, dpi=120)
     told = {name: music.metadata[0][name] for name in ("tempo", "key")}
-    numbers = ", ".join(f"{name} {value}" if value else f"no {name}" for name, value in told.items())
+    numbers = ", ".join(f"no {name}" if value in (0, "none") else f"{name} {value}" for name, value in told.items())
     seconds = music.audio.shape[-1] / music.sample_rate
     print(f"{output} and {picture}: {seconds:.1f} s of music ({numbers}) in {elapsed:.1f} s")
     return output

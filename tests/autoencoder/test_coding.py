@@ -92,6 +92,18 @@ def test_frames_in_pieces_are_inverted_like_all_frames() -> None:
     torch.testing.assert_close(pieces, spectrogram.inverse(frames)[..., 384:-384])
 
 
+@pytest.mark.parametrize("num_samples", [1, 5000, 70_000, 150_000])
+def test_an_excerpt_of_long_latents_is_the_start_of_the_whole(
+    codec: Music2LatentAutoencoder, num_samples: int
+) -> None:
+    latents = torch.randn(1, 4, 400)
+    whole, start = (
+        codec.decode(latents, num_samples=count, generator=torch.Generator().manual_seed(3))
+        for count in (None, num_samples)
+    )
+    torch.testing.assert_close(start, whole[..., :num_samples], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("num_samples", [1, 1535, 1536, 4096, 34_304, 1_000_003])
 def test_any_length_comes_back_exactly(codec: Music2LatentAutoencoder, num_samples: int) -> None:
     latents = codec.encode(0.1 * torch.randn(1, 1, num_samples))

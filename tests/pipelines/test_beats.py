@@ -158,11 +158,24 @@ def test_another_tempo_than_that_of_the_output_has_no_known_beats(pipeline, piec
     assert not caplog.text
     pipeline("lofi", tempo=60.0, **settings)
     assert (told[2] == NO_BEAT).all()
-    assert "the given audio has the tempo [90.0]: beats of tempo 60.0 are not known in it" in caplog.text
+    assert "the given audio has the tempo [90.0]: beats of tempo [60.0] are not known in it" in caplog.text
     caplog.clear()
     pipeline("lofi", tempo=60.0, first_beat_in_s=0.2, **settings)
     assert (told[4] != NO_BEAT).all()
     assert not caplog.text
+
+
+def test_the_tempo_of_an_output_is_known_again_when_it_was_rounded_or_is_left_open(pipeline, told, caplog):
+    pieces = pipeline(["lofi", "techno"], tempo=[82.3, 120.0], num_inference_steps=1, audio_length_in_s=0.5)
+    settings = {"audio": pieces, "num_inference_steps": 1, "audio_length_in_s": 1.0}
+    longer = pipeline(["lofi", "techno"], tempo=[82.3, None], **settings)
+    assert (told[2] != NO_BEAT).all()
+    assert [record["tempo"] for record in longer.metadata] == pytest.approx([82.3, 120.0])
+    assert not caplog.text
+    pipeline(["lofi", "techno"], tempo=[60.0, 120.0], **settings)
+    assert (told[4][0] == NO_BEAT).all()
+    assert (told[4][1] != NO_BEAT).all()
+    assert "tempo [60.0, 120.0] are not known" in caplog.text
 
 
 def test_a_first_beat_alone_goes_with_the_tempo_of_the_output(pipeline, piece, told):

@@ -24,6 +24,13 @@ def test_there_is_no_fade_at_the_ends_of_the_piece():
     assert_close(kept_weights(mask(5, (0, 5)), fade=2), torch.zeros(5))
 
 
+def test_in_a_loop_the_fade_goes_across_its_end():
+    weights = kept_weights(mask(12, (0, 3)), fade=2, is_loop=True)
+    assert_close(weights, torch.tensor([0, 0, 0, 1, 2, 3, 3, 3, 3, 3, 2, 1]) / 3)
+    weights = kept_weights(mask(12, (0, 3), (5, 12)), fade=4, is_loop=True)
+    assert_close(weights[3:5], torch.tensor([1, 1]) / 5)
+
+
 def test_outside_of_the_fade_every_sample_is_one_or_the_other_bit_for_bit():
     given, decoded = torch.rand(2, 1, 400) - 0.5, torch.rand(2, 1, 400) - 0.5
     weights = kept_weights(mask(400, (200, 300)), fade=20)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from pipelines.blending import FADE_IN_S
 from pipelines.decoding import LOOP_CONTEXT
 from pipelines.sampling import sample
 
@@ -61,6 +62,16 @@ def test_the_audio_of_a_loop_goes_on_at_its_start(pipeline):
     assert_close(loop, around[..., : loop.shape[-1]], rtol=0, atol=0)
     error = (goes_on - loop[..., : goes_on.shape[-1]]).abs().max()
     assert error < 0.02 * loop.abs().max()
+
+
+def test_the_end_of_a_loop_is_faded_into_given_audio_at_its_start(pipeline):
+    given = torch.full((1, 22_050), 0.5)
+    loop = generate(pipeline, audio=given, audio_length_in_s=0.9, loop=True)[0, 0]
+    fade = round(FADE_IN_S * 44_100)
+    assert (loop[fade : 22_050 - fade] == 0.5).all()
+    steps = loop.diff(append=loop[:1]).abs()
+    assert steps[-1] < 3 * steps[22_050:].max()
+    assert (loop[: fade // 2] != 0.5).all()
 
 
 def test_a_batch_of_loops_equals_single_loops(pipeline):

@@ -8,6 +8,7 @@ import soundfile
 import torch
 from diffusers.guiders import AdaptiveProjectedGuidance
 
+from autoencoder.audio import write_audio
 from pipelines import Music2LatentPipeline
 from pipelines.output import Music2LatentPipelineOutput, read_metadata
 
@@ -115,8 +116,19 @@ def test_guider_and_editing_are_noted(pipeline):
     assert (record["edited"], record["strength"]) == (True, 0.5)
 
 
-def test_a_file_without_a_record_is_an_error(tmp_path):
-    path = Path(tmp_path / "other.wav")
-    soundfile.write(path, np.zeros(100), 44_100)
-    with pytest.raises(ValueError, match="holds no record of how it was made, its comment is ''"):
+def test_settings_that_are_no_numbers_are_written_as_text(pipeline, tmp_path):
+    output = generate(pipeline)
+    output.metadata[0]["guidance"] = {"layers": range(3)}
+    [path] = output.save(tmp_path / "piece.wav")
+    assert read_metadata(path)["guidance"] == {"layers": "range(0, 3)"}
+
+
+@pytest.mark.parametrize("comment", ["", "2004", '{"year": 2004}', "ripped"])
+def test_a_file_without_a_record_is_an_error(tmp_path, comment):
+    path = Path(tmp_path / "other.flac")
+    write_audio(path, torch.zeros(1, 100), 44_100, {"comment": comment} if comment else None)
+    with pytest.raises(ValueError, match=f"holds no record of how it was made, its comment is '{comment}'"):
+        read_metadata(path)
+    path.write_bytes(b"no audio")
+    with pytest.raises(ValueError, match="holds no record of how it was made: Error opening"):
         read_metadata(path)

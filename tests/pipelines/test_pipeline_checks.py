@@ -233,6 +233,10 @@ def test_a_stereo_pipeline_generates_two_channels(pipeline):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"generator": [None]},
+            r"generator must be a torch.Generator or a list of them, got \[None\]; for a seed pass",
+        ),
         ({"generator": 5}, "generator must be a torch.Generator or a list of them, got 5; for a seed pass"),
         ({"audio_length_in_s": "3"}, "audio_length_in_s must be a number, got '3'"),
         ({"num_inference_steps": 2.5}, "num_inference_steps must be a whole number, got 2.5"),

@@ -74,6 +74,28 @@ def test_a_loop_of_several_windows_ends_in_sight_of_its_start():
     assert windows[-1].tolist() == [*range(70, 100), *range(10)]
 
 
+@pytest.mark.parametrize("hole", [(0, 10), (95, 100), (30, 40)])
+def test_a_hole_anywhere_in_a_loop_lies_in_the_middle_of_its_window(hole):
+    is_known = ~known(100, hole)
+    [window] = plan_windows(is_known, 40, loop=True)
+    assert follow(is_known, [window]) == [40 - (hole[1] - hole[0])]
+    assert int(window[0]) == (hole[0] - (40 - (hole[1] - hole[0])) // 2) % 100
+
+
+def test_known_frames_of_a_loop_are_seen_from_both_sides():
+    is_known = known(100, (45, 55))
+    windows = plan_windows(is_known, 40, loop=True)
+    assert min(follow(is_known, windows)) >= 10
+    assert set(windows[-1].tolist()) & set(range(45, 55))
+
+
+def test_the_first_frame_of_a_loop_hangs_on_the_last_samples():
+    is_kept = torch.ones(100, dtype=torch.bool)
+    is_kept[97:] = False
+    assert known_frames(is_kept, 10, 10, 4, loop=True).tolist() == [False, *[True] * 8, False]
+    assert known_frames(is_kept, 10, 10, 4).tolist() == [*[True] * 9, False]
+
+
 def test_frames_are_kept_if_no_sample_of_them_changes():
     is_kept = torch.ones(100, dtype=torch.bool)
     is_kept[30:41] = False

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from torch.testing import assert_close
 
 from latent_diffusion.data import LatentClips
@@ -67,6 +69,22 @@ def test_captions_and_further_columns_come_from_csv_as_well(chain, tmp_path):
     assert (first.first_beat, second.first_beat) == (0.5, None)
     assert first.facts == {"instruments": ["sine"]}
     assert (second.captions, second.tempo, second.key, second.facts) == (("low sine",), None, None, {})
+
+
+def test_the_text_is_one_of_the_captions_and_an_empty_file_is_left_out(chain, tmp_path, capsys):
+    music = tmp_path / "music"
+    music.mkdir()
+    (music / "110.wav").write_bytes((chain.music / "train" / "110.wav").read_bytes())
+    soundfile.write(music / "empty.wav", np.zeros((0, 1)), 44_100)
+    records = [
+        {"file_name": "110.wav", "text": "slow piano", "captions": ["calm keys", "slow piano"]},
+        {"file_name": "empty.wav", "text": "nothing"},
+    ]
+    (music / "metadata.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    encode_dataset.main(encoding_config(music, chain.codec, tmp_path / "latents"))
+    assert "empty.wav is empty" in capsys.readouterr().out
+    [item] = LatentClips(tmp_path / "latents", 1000).items
+    assert item.captions == ("slow piano", "calm keys")
 
 
 def test_recipes_are_compared_over_their_seeds(chain, tmp_path, capsys):

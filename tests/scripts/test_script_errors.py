@@ -179,3 +179,11 @@ def test_latents_that_were_not_finished_are_an_error(chain, text_encoder_dir, tm
 def test_a_pipeline_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"there is no pipeline folder .*missing"):
         generate.main("lofi", pipeline=tmp_path / "missing")
+
+
+def test_a_loud_file_to_edit_is_made_quieter_and_it_is_said(tmp_path, capsys):
+    path = tmp_path / "loud.wav"
+    soundfile.write(path, np.full(1000, 1.25, np.float32), SAMPLE_RATE, subtype="FLOAT")
+    piece = generate.read_piece(path, SAMPLE_RATE)
+    np.testing.assert_allclose(piece.audio, 1.0)
+    assert "loud.wav reaches 1.250 of full scale" in capsys.readouterr().out

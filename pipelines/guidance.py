@@ -40,6 +40,15 @@ def guider_of_call(
     return _quietly(lambda: guider.new(**settings))
 
 
+def set_scale(guider: BaseGuidance, guidance_scale: float) -> None:
+    """Scale of the next step; 1 and less are no guidance, as in other pipelines of diffusers.
+
+    A guider of the original formulation counts from 0.
+    """
+    off = 0.0 if guider.config.get("use_original_formulation") else 1.0
+    guider.guidance_scale = max(guidance_scale, off)
+
+
 def _quietly(make):  # type: ignore[no-untyped-def]
     logger = logging.getLogger("diffusers.guiders.guider_utils")
     level = logger.level

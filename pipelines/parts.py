@@ -93,7 +93,7 @@ class Music2LatentParts(LoadsTextEncoderByName, DiffusionPipeline, CogVideoXLora
     @property
     def do_classifier_free_guidance(self) -> bool:
         """Whether the running call asks for the negative prompt as well."""
-        return self._guidance_scale != 1
+        return self._guidance_scale > 1
 
     @property
     def num_timesteps(self) -> int:

@@ -168,7 +168,7 @@ class Music2LatentPipeline(Music2LatentParts):
                 not given, or the end of the given audio. Beyond ``max_audio_length_in_s`` the piece is made of windows
                 that each see what was generated before.
             num_inference_steps: steps of the scheduler; the time taken is proportional to it.
-            guidance_scale: weight of the prompt, tempo and key; 1 turns guidance off and halves the cost. The guider's
+            guidance_scale: weight of the prompt, tempo and key; 1 or less: none, at half the cost. The guider's
                 own, or 4, if not given.
             guidance_rescale: 0 to 1, how far the guided prediction gets the spread of the unguided one back.
             guidance_interval: first and last share of the steps that are guided, such as ``(0.1, 0.9)``.

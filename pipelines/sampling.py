@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from latent_diffusion.conditions import NO_BEAT, beats_at
+from pipelines.guidance import set_scale
 from pipelines.request import Latents, Request
 from pipelines.windows import final_frames, plan_windows
 
@@ -44,7 +45,9 @@ def sample(pipe: "Music2LatentPipeline", request: Request) -> Iterator[int]:
             unknown = window[~is_known[window]]
             request.x0[..., unknown] = latents[..., ~is_known[window]]
             is_known[window] = True
+            own = pipe._guidance_scale, pipe._attention_kwargs
             yield final_frames(is_known)
+            pipe._guidance_scale, pipe._attention_kwargs = own  # between two pieces of a stream, others may be made
     pipe._current_timestep = None
     yield len(is_known)
 
@@ -89,7 +92,7 @@ def _sample_window(
         if pipe.interrupt:
             break
         pipe._current_timestep = timestep
-        guider.guidance_scale = pipe.guidance_scale  # a callback may change it
+        set_scale(guider, pipe.guidance_scale)  # a callback may change it
         guider.set_state(step, len(timesteps), timestep)
         t = timestep / scheduler.config.num_train_timesteps
         velocity = _guided_velocity(pipe, guider, state, conditions, t, request.loop_frames)

@@ -43,6 +43,16 @@ def test_the_scale_of_the_guider_is_used_where_a_call_gives_none(pipeline):
     assert pipeline.guider.guidance_scale == 2.0
 
 
+def test_a_scale_below_one_is_no_guidance(pipeline):
+    calls = count_calls(pipeline)
+    plain = generate(pipeline, guidance_scale=1.0)
+    assert_close(generate(pipeline, guidance_scale=0.0), plain, rtol=0, atol=0)
+    assert len(calls) == 4 + 4
+    assert not pipeline.do_classifier_free_guidance
+    pipeline.guider = ClassifierFreeGuidance(guidance_scale=0.0, use_original_formulation=True)
+    assert_close(generate(pipeline), plain, rtol=0, atol=0)
+
+
 def test_rescaling_brings_the_spread_of_the_unguided_prediction_back(pipeline):
     settings = {"num_inference_steps": 1, "latents": torch.zeros(1, 4, 18)}
     plain = generate(pipeline, guidance_scale=1.0, **settings)

@@ -50,6 +50,14 @@ def test_the_first_audio_of_a_long_piece_comes_after_its_first_window(pipeline):
     assert first.shape[-1] + rest.shape[-1] == 6 * 44_100
 
 
+def test_a_call_between_two_pieces_changes_nothing(pipeline):
+    whole = join(pipeline.stream("lofi", audio_length_in_s=2.5, **settings(guidance_scale=4.0)))
+    stream = pipeline.stream("lofi", audio_length_in_s=2.5, **settings(guidance_scale=4.0))
+    first = next(stream)
+    pipeline("slow", audio_length_in_s=0.2, **settings(guidance_scale=1.0))
+    assert_close(torch.cat([first, join(stream)], dim=-1), whole, rtol=0, atol=0)
+
+
 def test_a_batch_is_streamed_together(pipeline):
     generators = [seeded(0), seeded(1)]
     whole = pipeline(["lofi", "techno"], audio_length_in_s=0.5, **settings(generator=generators)).audio

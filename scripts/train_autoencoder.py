@@ -17,11 +17,11 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jsonargparse import auto_cli, set_parsing_settings
-from torch import Tensor, nn
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -37,7 +37,6 @@ from autoencoder.metrics import (
     log_mel_distance,
     multi_resolution_stft_distance,
 )
-from autoencoder.muon import MuonWithAdamW
 from autoencoder.objective import ConsistencyObjective
 from autoencoder.optimization import trained_parameters
 from autoencoder.random_numbers import BatchDraws
@@ -46,7 +45,6 @@ from autoencoder.training import Task, TrainingConfig, Validation, fit
 
 CROP_FRAMES = 64
 VALIDATION_DRAWS, VALIDATION_BATCH = 4, 4  # crops and noises per held-out file, and how many go together
-SMALLEST_MATRIX = 16  # rows and columns of what Muon updates: the ends of the networks have fewer channels
 MAX_VALIDATION_CROPS = 16  # held-out files that the validation loss is measured on
 
 
@@ -69,9 +67,6 @@ class AutoencoderTrainingConfig(TrainingConfig):
     """Crops are made louder or quieter by up to so many dB."""
     mix_probability: float = 0.0
     """Part of the crops to which a crop of another recording is added."""
-    optimizer: Literal["radam", "muon"] = "radam"
-    """RAdam as published. Muon orthogonalises the updates of convolutions and matrices; everything else goes through
-    AdamW."""
     noise_log_mean: float = -1.1
     """Centre of the density of noise levels, as the logarithm of sigma."""
     noise_log_std: float = 2.0
@@ -139,16 +134,6 @@ def build_model(config: AutoencoderTrainingConfig) -> Music2LatentAutoencoder:
     if config.freeze_encoder:
         model.encoder.requires_grad_(False)
     return model
-
-
-def build_optimizer(config: AutoencoderTrainingConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Optimiser of what is trained. No weight decays: the published training has none."""
-    betas, lr = (0.9, config.adam_beta2), config.learning_rate
-    if config.optimizer == "radam":
-        return torch.optim.RAdam(parameters, lr=lr, betas=betas, foreach=True)
-    matrices = [one for one in parameters if one.ndim >= 2 and min(len(one), one[0].numel()) >= SMALLEST_MATRIX]
-    chosen = {id(one) for one in matrices}
-    return MuonWithAdamW(matrices, [one for one in parameters if id(one) not in chosen], lr, betas, weight_decay=0.0)
 
 
 def gap_schedule(config: AutoencoderTrainingConfig) -> GapSchedule:
@@ -241,10 +226,11 @@ def main(config: AutoencoderTrainingConfig) -> Path | None:
         return folder
 
     objective = build_objective(config, model)
+    parameters = trained_parameters(objective)
     task = Task(
         model=model,
         objective=objective,
-        optimizer=build_optimizer(config, trained_parameters(objective)),
+        optimizer=torch.optim.RAdam(parameters, lr=config.learning_rate, betas=(0.9, config.adam_beta2), foreach=True),
         dataset=dataset,
         validate=validate_all,
         export=export,

@@ -4,7 +4,6 @@ Waveforms are (channels, samples) of equal shape at the same rate. All spectra a
 its phases at random is not punished for it here, only by ``si_sdr``.
 """
 
-from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -58,13 +57,11 @@ def multi_resolution_stft_distance(
 
 
 def multi_resolution_stft_distances(
-    estimate: Float[Tensor, "batch *channels samples"],
-    reference: Float[Tensor, "batch *channels samples"],
-    windows: Sequence[int] = RESOLUTIONS,
+    estimate: Float[Tensor, "batch *channels samples"], reference: Float[Tensor, "batch *channels samples"]
 ) -> Float[Tensor, " batch"]:
-    """The same for each item of a batch, averaged over ``windows`` (samples); gradients flow."""
+    """The same for each item of a batch; gradients flow."""
     distances = []
-    for n_fft in windows:
+    for n_fft in RESOLUTIONS:
         ours, theirs = _magnitude(estimate, n_fft).flatten(1), _magnitude(reference, n_fft).flatten(1)
         silence = MEL_FLOOR * ours.shape[1] ** 0.5
         convergence = (ours - theirs).norm(dim=1) / theirs.norm(dim=1).clamp(min=silence)

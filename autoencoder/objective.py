@@ -1,13 +1,11 @@
 """The training objective of the codec: the only place of its training that draws random numbers."""
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from autoencoder.consistency import GapSchedule, NoiseDensity, consistency_loss
-from autoencoder.metrics import RESOLUTIONS, multi_resolution_stft_distances
+from autoencoder.metrics import multi_resolution_stft_distances
 from autoencoder.model import Music2LatentAutoencoder
 from autoencoder.networks import MagnitudeHead
 from autoencoder.random_numbers import BatchDraws
@@ -25,8 +23,6 @@ class ConsistencyObjective(nn.Module):
             crop. Consistency brings the truth up from the lowest noise level, hop by hop, and single-step decoding
             starts at the highest: a short training never gets there. The spectral distance asks for the right
             magnitudes at every level at once, and leaves the phases to the noise. 0: the published objective.
-        spectral_windows: windows of that distance in samples. Two notes a semitone apart at 130 Hz need 8192 to be
-            two; the distance of shorter ones is the same for a tone and for a narrow band of noise.
         magnitude_weight: weight of the squared error of the log magnitudes that a convolution reads from the
             full-resolution map. It reaches the encoder without noise and without the denoiser in between, so that
             the latents carry the music after some hundred steps. The convolution is not exported.
@@ -43,7 +39,6 @@ class ConsistencyObjective(nn.Module):
         gap: GapSchedule,
         density: NoiseDensity | None = None,
         spectral_weight: float = 0.0,
-        spectral_windows: Sequence[int] = RESOLUTIONS,
         magnitude_weight: float = 0.0,
         magnitude_share: float = 0.0,
     ) -> None:
@@ -51,7 +46,7 @@ class ConsistencyObjective(nn.Module):
         self.model = model
         self.gap = gap
         self.density = density or NoiseDensity(model.ramp)
-        self.spectral_weight, self.spectral_windows = spectral_weight, tuple(spectral_windows)
+        self.spectral_weight = spectral_weight
         self.magnitude_weight, self.magnitude_share = magnitude_weight, magnitude_share
         self.magnitude_head = MagnitudeHead(model.levels.channels[0]) if magnitude_weight else None
         self._no_split_modules = model._no_split_modules  # what FSDP wraps one by one
@@ -86,8 +81,7 @@ class ConsistencyObjective(nn.Module):
         )
         if self.spectral_weight:
             inverse = model.spectrogram.inverse
-            spectral = multi_resolution_stft_distances(inverse(estimate), inverse(x0), self.spectral_windows)
-            losses = losses + self.spectral_weight * spectral
+            losses = losses + self.spectral_weight * multi_resolution_stft_distances(inverse(estimate), inverse(x0))
         return losses + magnitude_losses, t_high
 
     def _magnitude_losses(self, full_map: Tensor, x0: Tensor) -> Float[Tensor, " batch"]:

@@ -4,10 +4,10 @@ import io
 import json
 import os
 import tarfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from autoencoder.audio import SUFFIXES, AudioInfo, audio_info
+from autoencoder.audio import OTHER_SUFFIXES, SUFFIXES, AudioInfo, audio_info
 
 INDEX_SUFFIX = ".index.json"
 
@@ -60,13 +60,14 @@ class Window(io.RawIOBase):
 
 
 def make_index(path: Path) -> list[Entry]:
-    """Look through a shard.
+    """Look through a shard. A file that is no recording, though its suffix is one of audio, is an entry of size 0.
 
     Raises:
         ValueError: it is not an uncompressed tar file.
     """
     audio: dict[str, tarfile.TarInfo] = {}
     records: dict[str, tarfile.TarInfo] = {}
+    unused: dict[str, str] = {}
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
@@ -74,12 +75,19 @@ def make_index(path: Path) -> list[Entry]:
                 key, _, extension = base.partition(".")
                 key = f"{folder}/{key}" if folder else key
                 if member.isfile() and f".{extension.lower()}" in SUFFIXES:
+                    if key in audio:
+                        unused[audio[key].name] = f"{member.name} has the same key {key!r}"
                     audio[key] = member
+                elif member.isfile() and PurePosixPath(base).suffix.lower() in SUFFIXES:
+                    unused[member.name] = f"WebDataset takes {base.partition('.')[2]!r} for its suffix: no other dots"
+                elif member.isfile() and PurePosixPath(base).suffix.lower() in OTHER_SUFFIXES:
+                    unused[member.name] = "not a format that is read from shards; prepare_audio.py writes such"
                 elif member.isfile() and extension in ("json", "txt") and not (extension == "txt" and key in records):
                     records[key] = member
     except (tarfile.TarError, OSError) as error:
         raise ValueError(f"{path} is not an uncompressed tar file: {error}") from error
-    return [_entry(path, key, member, records.get(key)) for key, member in audio.items()]
+    faults = [Entry(name, name, 0, 0, 0, 0, False, reason) for name, reason in unused.items()]
+    return [_entry(path, key, member, records.get(key)) for key, member in audio.items()] + faults
 
 
 def _entry(path: Path, key: str, member: tarfile.TarInfo, record: tarfile.TarInfo | None) -> Entry:
@@ -102,18 +110,26 @@ def _entry(path: Path, key: str, member: tarfile.TarInfo, record: tarfile.TarInf
 
 
 def write_index(path: Path, target: Path) -> list[Entry]:
-    """Make the index of a shard and write it to ``target``, complete or not at all."""
+    """Make the index of a shard and write it to ``target``."""
     entries = make_index(path)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps({"size": path.stat().st_size, "entries": entries}))
-    partial.rename(target)
+    write_whole(target, json.dumps({"size": path.stat().st_size, "entries": entries}).encode())
     return entries
 
 
+def write_whole(target: Path, content: bytes) -> None:
+    """Write a file, complete or not at all."""
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    partial.write_bytes(content)
+    partial.rename(target)
+
+
 def read_index(content: str | bytes, size: int | None) -> list[Entry] | None:
-    """Entries of an index; None if it is of a shard of another size."""
-    index = json.loads(content)
-    if size is not None and index["size"] != size:
+    """Entries of an index; None if it is of a shard of another size, or broken."""
+    try:
+        index = json.loads(content)
+        if size is not None and index["size"] != size:
+            return None
+        rows = [Entry(*row) for row in index["entries"]]
+    except (ValueError, TypeError, KeyError):
         return None
-    rows = (Entry(*row) for row in index["entries"])
     return [row if isinstance(row.info, str) else row._replace(info=AudioInfo(*row.info)) for row in rows]

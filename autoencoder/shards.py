@@ -24,7 +24,7 @@ from webdataset.gopen import gopen
 from webdataset.shardlists import expand_urls
 
 from autoencoder.audio import AudioInfo
-from autoencoder.shard_index import INDEX_SUFFIX, Entry, Window, read_index, write_index
+from autoencoder.shard_index import INDEX_SUFFIX, Entry, Window, read_index, write_index, write_whole
 
 NUM_CACHED = 64  # shards that are not local are kept until there are more than so many
 SHARDS_AT_ONCE = 16  # a training draws from so many of them at a time
@@ -50,7 +50,9 @@ class AudioShards:
         self.places: list[tuple[int, Entry]] = []
         for number, url in enumerate(self.urls):
             try:
-                self.places += [(number, entry) for entry in self._index(url)]
+                entries = self._index(url)
+                self.places += [(number, entry) for entry in entries if entry.size]
+                self.faults |= {f"{url}/{entry.name}": str(entry.info) for entry in entries if not entry.size}
             except ValueError as error:
                 self.faults[url] = str(error)
         if not self.places:
@@ -136,8 +138,11 @@ class AudioShards:
         self.cache_dir.mkdir(parents=True, exist_ok=True)
         if not is_local(url) and not url.startswith("pipe:"):
             with contextlib.suppress(ValueError):
-                cached.write_bytes(_read_remote(url + INDEX_SUFFIX))
-                return read_index(cached.read_text(), None) or []
+                content = _read_remote(url + INDEX_SUFFIX)
+                entries = read_index(content, None)
+                if entries is not None:
+                    write_whole(cached, content)
+                    return entries
         return write_index(self.path(url), cached)
 
 

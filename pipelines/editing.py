@@ -82,7 +82,7 @@ def _generated(arguments: Arguments, num_samples: int, sample_rate: int) -> Bool
                 f"mask must be boolean with one value for each of the {num_samples} samples, True where the music is "
                 f"generated anew; got {mask.dtype} {tuple(mask.shape)}"
             )
-        return mask
+        return mask.cpu()  # the plan of a call is made there
     if arguments.regions is None:
         return None
     is_generated = torch.zeros(num_samples, dtype=torch.bool)

@@ -334,10 +334,11 @@ def compared_files(config: GenerationEvaluationConfig) -> list[Path]:
 
 
 def judged(config: GenerationEvaluationConfig) -> dict[str, str]:
-    """Which pipeline was judged: the first digits of the SHA-256 of its weights."""
-    if config.pipeline is None:
-        return {}
-    return {"pipeline": file_hash(*sorted(config.pipeline.rglob("*.safetensors")))[:16]}
+    """Which pipeline was judged, and by which reference: the first digits of the SHA-256 of weights and of audio."""
+    hashes = {"reference": file_hash(*find_audio(config.reference_dir))[:16]}
+    if config.pipeline is not None:
+        hashes["pipeline"] = file_hash(*sorted(config.pipeline.rglob("*.safetensors")))[:16]
+    return hashes
 
 
 def pictures(result: EvaluationResult) -> dict[str, tuple[str, Figure]]:

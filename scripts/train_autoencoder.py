@@ -30,15 +30,10 @@ from autoencoder.consistency import GapSchedule, NoiseDensity
 from autoencoder.data import RandomCrops
 from autoencoder.data_order import PositionedItems
 from autoencoder.figures import spectrogram_figure
-from autoencoder.metrics import (
-    RESOLUTIONS,
-    level_difference,
-    log_mel_correlation,
-    log_mel_distance,
-    multi_resolution_stft_distance,
-)
+from autoencoder.metrics import level_difference, log_mel_correlation, log_mel_distance, multi_resolution_stft_distance
 from autoencoder.objective import ConsistencyObjective
 from autoencoder.optimization import trained_parameters
+from autoencoder.processes import process_state
 from autoencoder.random_numbers import BatchDraws
 from autoencoder.recordings import Recordings, open_recordings, read_recording
 from autoencoder.training import Task, TrainingConfig, Validation, fit
@@ -74,8 +69,6 @@ class AutoencoderTrainingConfig(TrainingConfig):
     spectral_weight: float = 0.0
     """Weight of a spectral distance to the clean crop, beside the consistency loss: 0 as published, some hundreds in
     trainings that are too short for consistency to carry the truth up to the noise level where decoding starts."""
-    spectral_windows: tuple[int, ...] = RESOLUTIONS
-    """Windows of that distance, in samples. Long ones (8192) ask for tones instead of narrow bands of noise."""
     magnitude_weight: float = 0.0
     """Weight of the log magnitudes that are read from the denoiser's full-resolution map: 0 as published, some
     hundreds in short trainings, whose encoder learns nothing for long otherwise."""
@@ -148,7 +141,6 @@ def build_objective(config: AutoencoderTrainingConfig, model: Music2LatentAutoen
         gap_schedule(config),
         NoiseDensity(model.ramp, config.noise_log_mean, config.noise_log_std),
         spectral_weight=config.spectral_weight,
-        spectral_windows=config.spectral_windows,
         magnitude_weight=config.magnitude_weight,
         magnitude_share=config.magnitude_share,
     )
@@ -157,12 +149,12 @@ def build_objective(config: AutoencoderTrainingConfig, model: Music2LatentAutoen
 def held_out_waveforms(
     config: AutoencoderTrainingConfig, recordings: Recordings, sample_rate: int
 ) -> dict[str, Tensor]:
-    """Start of each held-out file, (channels, samples) by file name."""
+    """Start of each held-out file, (channels, samples) by its name below the folder."""
     num_samples = round(config.validation_seconds * sample_rate)
     indices = range(min(config.num_validation_files, len(recordings)))
     waveforms = {}
     for index in indices:
-        name = Path(recordings.facts(index)["file_name"]).name
+        name = str(recordings.facts(index)["file_name"])
         waveforms[name] = read_recording(recordings, index, sample_rate)[:, :num_samples]
     return waveforms
 
@@ -204,13 +196,12 @@ def main(config: AutoencoderTrainingConfig) -> Path | None:
     model = build_model(config)
     sample_rate, num_samples = model.config.sample_rate, crop_samples(model)
     cache = config.shard_cache or config.output_dir / "shards"
-    dataset = RandomCrops(
-        open_recordings(config.data_dir, cache), sample_rate, num_samples, config.gain_db, config.mix_probability
-    )
+    with process_state().main_process_first():  # looking through shards writes their indices
+        recordings, held_out = (open_recordings(folder, cache) for folder in (config.data_dir, config.validation_dir))
+    dataset = RandomCrops(recordings, sample_rate, num_samples, config.gain_db, config.mix_probability)
     for name, reason in dataset.skipped.items():
         print(f"left out: {name}: {reason}")
     print(f"{len(dataset)} files to train on, {len(dataset.skipped)} left out")
-    held_out = open_recordings(config.validation_dir, cache)
     waveforms = held_out_waveforms(config, held_out, sample_rate)
     held_out_crops = RandomCrops(held_out, sample_rate, num_samples, max_items=MAX_VALIDATION_CROPS)
 

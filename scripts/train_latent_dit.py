@@ -97,6 +97,10 @@ class LatentDiTTrainingConfig(TrainingConfig):
         super().__post_init__()
         if self.lora_rank is not None and self.init_from is None:
             raise ValueError("lora_rank adapts a trained transformer; give one with --init_from")
+        if self.lora_rank is not None and self.optimizer == "muon":
+            raise ValueError("Muon is for the matrices of the blocks, which LoRA keeps: give --optimizer adamw")
+        if not self.validation_prompts:
+            raise ValueError("validation_prompts is empty; give at least one, which is heard at every validation")
         if self.latents_in == "device" and self.num_workers:
             raise ValueError(
                 f"latents on the device cannot be reached from data-loading processes: give --num_workers 0 with "

@@ -93,7 +93,8 @@ def read_requests(path: Path, limit: int | None = None) -> tuple[list[Request], 
             tempo, key = record.get("tempo"), record.get("key")
             tempo_value(tempo)
             key_index(key)
-            instruments = tuple(record.get("instruments") or ())
+            instruments = record.get("instruments") or ()
+            instruments = (instruments,) if isinstance(instruments, str) else tuple(instruments)
             requests.append(Request(record["text"], tempo, key, instruments))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(

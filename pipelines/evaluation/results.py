@@ -141,10 +141,14 @@ def compare(first: EvaluationResult, second: EvaluationResult, level: float = 0.
     On the same items, with the same seed, the bootstrap is paired: both saw the same resampled items.
 
     Raises:
-        ValueError: the results are of different kinds, numbers of replicates or embedding weights, or share no figure.
+        ValueError: the results are of different kinds, references, numbers of replicates or embedding weights, or
+            share no figure.
     """
     if first.kind != second.kind:
         raise ValueError(f"cannot compare an evaluation of kind {first.kind!r} with one of {second.kind!r}")
+    references = {result.settings["reference"] for result in (first, second) if "reference" in result.settings}
+    if len(references) > 1:
+        raise ValueError("the results were measured against different references; evaluate both with the same one")
     for name in first.models.keys() & second.models.keys():
         if first.models[name]["sha256"] != second.models[name]["sha256"]:
             raise ValueError(

@@ -3,6 +3,7 @@
 import functools
 import http.server
 import io
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +94,35 @@ def test_a_file_in_a_shard_that_is_no_audio_is_named(tars: Path, tmp_path: Path)
     (name,) = crops.skipped
     assert name.endswith("audio-003.tar/broken.flac")
     assert crops.skipped[name].startswith("unreadable")
+
+
+def test_audio_whose_name_hides_it_is_named(tars: Path, tmp_path: Path) -> None:
+    with tarfile.open(tars / "audio-003.tar", "w") as tar:
+        for name in ("01. Intro.wav", "b.m4a", "dup.wav", "dup.flac", "empty.wav", "notes.txt"):
+            content = b"" if name == "empty.wav" else audio_bytes(np.zeros(3000), "FLAC" if "flac" in name else "WAV")
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    recordings = AudioShards(tars / "audio-003.tar", tmp_path / "cache")
+    assert [recordings.name(index).rpartition("/")[2] for index in range(len(recordings))] == ["dup.flac"]
+    reasons = {name.rpartition("/")[2]: reason for name, reason in recordings.faults.items()}
+    assert set(reasons) == {"01. Intro.wav", "b.m4a", "dup.wav", "empty.wav"}
+    assert reasons["01. Intro.wav"] == "WebDataset takes ' Intro.wav' for its suffix: no other dots"
+    assert "prepare_audio.py" in reasons["b.m4a"]
+    assert reasons["dup.wav"] == "dup.flac has the same key 'dup'"
+    again = AudioShards(tars / "audio-003.tar", tmp_path / "cache")  # now with the index from the cache
+    assert again.faults == recordings.faults
+
+
+@pytest.mark.parametrize("content", ["", '{"size": 1', '{"entries": [[1]]}', "[]"])
+def test_a_broken_index_is_made_anew(tars: Path, tmp_path: Path, server: str, content: str) -> None:
+    path = tars / "audio-000.tar"
+    path.with_name(path.name + INDEX_SUFFIX).write_text(content)
+    assert numbers(AudioShards(path, tmp_path / "cache")) == [0, 1, 2, 3]
+    assert numbers(AudioShards(f"{server}/audio-000.tar", tmp_path / "other")) == [0, 1, 2, 3]
+    for cached in (tmp_path / "cache").glob(f"*{INDEX_SUFFIX}"):
+        cached.write_text(content)
+    assert numbers(AudioShards(path, tmp_path / "cache")) == [0, 1, 2, 3]
 
 
 def test_a_shard_that_is_missing_or_no_tar_is_named_and_the_others_are_used(tars: Path, tmp_path: Path) -> None:

@@ -206,3 +206,16 @@ def test_too_many_updates_that_are_not_finite_stop_the_run(tmp_path):
 def test_accelerate_reads_its_configurations(path: Path) -> None:
     config = load_config_from_file(str(path))
     assert config.num_machines == (4 if "several" in path.stem else 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora_rank": 2}, "lora_rank adapts a trained transformer"),
+        ({"lora_rank": 16, "init_from": Path("dit"), "optimizer": "muon"}, "give --optimizer adamw"),
+        ({"validation_prompts": []}, "validation_prompts is empty; give at least one"),
+    ],
+)
+def test_settings_that_do_not_go_together_say_what_to_give(changes, message, chain, text_encoder_dir, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        dit_config(chain.latents, chain.codec, text_encoder_dir, tmp_path, **changes)

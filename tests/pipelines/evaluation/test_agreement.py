@@ -112,6 +112,8 @@ def test_bad_prompt_files_name_the_line(tmp_path: Path) -> None:
     path.write_text('{"text": "slow piano"}\n{"text": "loud", "key": "H minor"}\n')
     with pytest.raises(ValueError, match="line 2: expected a line like"):
         read_requests(path)
+    path.write_text('{"text": "slow", "instruments": "piano"}\n')
+    assert read_requests(path)[0][0].instruments == ("piano",)
     path.write_text("\n")
     with pytest.raises(ValueError, match="holds no prompts"):
         read_requests(path)

@@ -74,6 +74,10 @@ def test_unlike_results_are_not_compared(tmp_path: Path) -> None:
         compare(result(), result(kind="probes"))
     with pytest.raises(ValueError, match="different weights of musicnn"):
         compare(result(), result(sha256="b"))
+    one, other = result(), result()
+    one.settings["reference"], other.settings["reference"] = "a", "b"
+    with pytest.raises(ValueError, match="against different references"):
+        compare(one, other)
     other = result()
     other.systems = {"another": other.systems["codec"]}
     with pytest.raises(ValueError, match="share no figure: one has the systems codec, baseline, the other another"):

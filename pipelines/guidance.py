@@ -4,7 +4,7 @@ import logging
 
 from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
 
-DEFAULT_GUIDANCE_SCALE = 4.0
+DEFAULT_GUIDANCE_SCALE = 7.0
 
 
 def make_guider(**settings: object) -> BaseGuidance:

@@ -169,7 +169,7 @@ class Music2LatentPipeline(Music2LatentParts):
                 that each see what was generated before.
             num_inference_steps: steps of the scheduler; the time taken is proportional to it.
             guidance_scale: weight of the prompt, tempo and key; 1 or less: none, at half the cost. The guider's
-                own, or 4, if not given.
+                own, or 7, if not given.
             guidance_rescale: 0 to 1, how far the guided prediction gets the spread of the unguided one back.
             guidance_interval: first and last share of the steps that are guided, such as ``(0.1, 0.9)``.
             tempo: beats per minute, 20 to 400, or 0 for music that keeps none. A list gives one per prompt. If not

@@ -27,6 +27,7 @@ from autoencoder.audio import resample
 from autoencoder.figures import spectrogram_figure
 from latent_diffusion.conditions import KEYS, MAX_TEMPO, MIN_TEMPO
 from pipelines import DEMO_MODEL, Music2LatentPipeline
+from pipelines.guidance import DEFAULT_GUIDANCE_SCALE
 
 REPLACE, CONTINUE, LEAD_UP, VARY = "replace the region", "continue it", "lead up to it", "vary all of it"
 FROM_PROMPT = "as the prompt says"
@@ -162,7 +163,7 @@ def _settings(longest: float) -> list[Any]:
         seconds = gr.Slider(0.5, longest, min(10, round(longest / 4, 1)), step=0.1, label="Seconds", elem_id="seconds")
         seed = gr.Number(0, precision=0, label="Seed")
     with gr.Row():
-        guidance = gr.Slider(1, 10, 4, step=0.5, label="Guidance")
+        guidance = gr.Slider(1, 12, DEFAULT_GUIDANCE_SCALE, step=0.5, label="Guidance")
         steps = gr.Slider(1, 100, 25, step=1, label="Steps")
     with gr.Row():
         # no gr.Number: an empty one shows and gives 0, which is music without a beat

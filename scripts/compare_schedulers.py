@@ -25,6 +25,7 @@ from jsonargparse import auto_cli, set_parsing_settings
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipelines import Music2LatentPipeline
+from pipelines.guidance import DEFAULT_GUIDANCE_SCALE
 
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 SCHEDULERS: dict[str, Any] = {
@@ -48,7 +49,7 @@ class CompareConfig:
     """Euler steps that count as infinitely many."""
     seconds: float = 10.0
     """Length of each piece."""
-    guidance_scale: float = 4.0
+    guidance_scale: float = DEFAULT_GUIDANCE_SCALE
     """Weight of the prompt; 1 for none."""
     output: Path | None = None
     """JSON file for the figures."""

@@ -55,6 +55,7 @@ from pipelines.evaluation.pieces import (
 from pipelines.evaluation.report import Example, metric_table
 from pipelines.evaluation.results import Curve, EvaluationResult, content_hash
 from pipelines.evaluation.statistics import Estimate
+from pipelines.guidance import DEFAULT_GUIDANCE_SCALE
 from scripts.evaluation_run import (
     check_held_out,
     compare_files,
@@ -102,7 +103,7 @@ class GenerationEvaluationConfig:
     """Length of the pieces."""
     num_inference_steps: int = 25
     """Sampling steps."""
-    guidance_scale: float = 4.0
+    guidance_scale: float = DEFAULT_GUIDANCE_SCALE
     """Weight of the request."""
     numbers: Literal["given", "stated", "none"] = "given"
     """Tempo and key of the requests: given beside the text; left to what the text states and suggests; or kept from

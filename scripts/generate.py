@@ -49,7 +49,7 @@ def main(
     audio_length_in_s: float | None = None,
     negative_prompt: str | None = None,
     num_inference_steps: int = 25,
-    guidance_scale: float = 4.0,
+    guidance_scale: float | None = None,
     tempo: float | None = None,
     key: str | None = None,
     first_beat_in_s: float | None = None,
@@ -70,7 +70,7 @@ def main(
         audio_length_in_s: seconds of music; 10, or as long as the file to edit, if not given.
         negative_prompt: what to steer away from.
         num_inference_steps: steps of the scheduler.
-        guidance_scale: weight of the prompt; 1 for none.
+        guidance_scale: weight of the prompt; 1 for none; the pipeline's own if not given.
         tempo: beats per minute, 0 for none; what the prompt states or suggests, if not given.
         key: such as "F# minor", or "none"; what the prompt states, or free, if not given.
         first_beat_in_s: where in the file to edit a bar begins.

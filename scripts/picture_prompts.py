@@ -17,6 +17,7 @@ from autoencoder.audio import read_audio
 from autoencoder.figures import spectrogram_figure
 from pipelines import DEMO_MODEL, Music2LatentPipeline
 from pipelines.evaluation.pieces import read_requests
+from pipelines.guidance import DEFAULT_GUIDANCE_SCALE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class PictureConfig:
     """Which lines of the metadata."""
     seconds: float = 8.0
     """Length of the pieces."""
-    guidance_scale: float = 4.0
+    guidance_scale: float = DEFAULT_GUIDANCE_SCALE
     """Weight of the request."""
     seed: int = 0
     """Of the first piece; the others count on."""

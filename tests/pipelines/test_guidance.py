@@ -28,10 +28,10 @@ def count_calls(pipeline) -> list[int]:
     return calls
 
 
-def test_without_a_guider_it_is_classifier_free_guidance_of_scale_4(pipeline):
+def test_without_a_guider_it_is_classifier_free_guidance_of_scale_7(pipeline):
     plain = generate(pipeline)
-    assert_close(generate(pipeline, guidance_scale=4.0), plain, rtol=0, atol=0)
-    pipeline.guider = ClassifierFreeGuidance(guidance_scale=4.0)
+    assert_close(generate(pipeline, guidance_scale=7.0), plain, rtol=0, atol=0)
+    pipeline.guider = ClassifierFreeGuidance(guidance_scale=7.0)
     assert_close(generate(pipeline), plain, rtol=0, atol=0)
 
 

@@ -29,7 +29,7 @@ def test_a_file_says_how_it_was_made(pipeline, tmp_path, suffix):
     assert record["prompt"] == "lofi piano"
     assert record["negative_prompt"] == "techno"
     assert (record["tempo"], record["key"], record["seed"], record["index"]) == (90.0, "A minor", 5, 0)
-    assert (record["num_inference_steps"], record["guidance"]["guidance_scale"]) == (2, 4.0)
+    assert (record["num_inference_steps"], record["guidance"]["guidance_scale"]) == (2, 7.0)
     assert record["audio_length_in_s"] == 0.1
     assert record["codec_id"] == "tiny"
     assert record["scheduler"] == "FlowMatchEulerDiscreteScheduler"

@@ -70,19 +70,20 @@ def make_index(path: Path) -> list[Entry]:
     unused: dict[str, str] = {}
     try:
         with tarfile.open(path, "r:") as tar:
-            for member in tar:
+            for member in filter(tarfile.TarInfo.isfile, tar):
                 folder, _, base = member.name.rpartition("/")
                 key, _, extension = base.partition(".")
                 key = f"{folder}/{key}" if folder else key
-                if member.isfile() and f".{extension.lower()}" in SUFFIXES:
+                suffix = PurePosixPath(base).suffix.lower()
+                if f".{extension.lower()}" in SUFFIXES:
                     if key in audio:
                         unused[audio[key].name] = f"{member.name} has the same key {key!r}"
                     audio[key] = member
-                elif member.isfile() and PurePosixPath(base).suffix.lower() in SUFFIXES:
-                    unused[member.name] = f"WebDataset takes {base.partition('.')[2]!r} for its suffix: no other dots"
-                elif member.isfile() and PurePosixPath(base).suffix.lower() in OTHER_SUFFIXES:
+                elif suffix in SUFFIXES:
+                    unused[member.name] = f"WebDataset takes {extension!r} for its suffix: no other dots"
+                elif suffix in OTHER_SUFFIXES:
                     unused[member.name] = "not a format that is read from shards; prepare_audio.py writes such"
-                elif member.isfile() and extension in ("json", "txt") and not (extension == "txt" and key in records):
+                elif extension in ("json", "txt") and not (extension == "txt" and key in records):
                     records[key] = member
     except (tarfile.TarError, OSError) as error:
         raise ValueError(f"{path} is not an uncompressed tar file: {error}") from error

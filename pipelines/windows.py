@@ -36,7 +36,9 @@ def plan_windows(
         turn = int(starts[0])
         return [(window + turn) % num_frames for window in plan_windows(is_known.roll(-turn), longest, loop)]
     overlap = max(int(OVERLAP * longest), 1)
-    end = num_frames + (longest if loop and is_known[0] else overlap if loop else 0)
+    end = num_frames
+    if loop:  # windows may reach into the next turn: into known frames as far as they like
+        end += longest if is_known[0] else overlap
     is_known, windows = is_known.clone(), []
     while not is_known.all():
         first = int((~is_known).nonzero()[0])

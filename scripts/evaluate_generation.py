@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -165,6 +166,8 @@ class Run:
         self.times: dict[str, dict[str, float]] = {}
         self.pieces: dict[str, list[Piece]] = {}
         self.steps: dict[int, list[Piece]] = {}
+        folders = (config.reference_dir, config.training_dir)
+        self.compared = {folder: find_audio(folder) for folder in folders if folder is not None}
         if config.audio_dir is not None:
             self.pieces["generated"], self.requests = finished_pieces(config.audio_dir)
             self.sample_rate = soundfile.info(self.pieces["generated"][0].path).samplerate
@@ -185,8 +188,8 @@ class Run:
         Raises:
             ValueError: some cannot be judged; all of them are named.
         """
-        problems = []
-        for path in tqdm(dict.fromkeys([*(piece.path for piece in given), *compared_files(self.config)]), "files"):
+        problems, paths = [], [*(piece.path for piece in given), *chain.from_iterable(self.compared.values())]
+        for path in tqdm(dict.fromkeys(paths), "files"):
             try:
                 read_audio(path, self.sample_rate)
             except ValueError as error:
@@ -249,7 +252,8 @@ class Run:
         names = [model.name for model in models]
         result = EvaluationResult(
             kind="generation",
-            settings={name: getattr(config, name) for name in RECORDED_SETTINGS} | judged(config),
+            settings={name: getattr(config, name) for name in RECORDED_SETTINGS}
+            | judged(config, self.compared[config.reference_dir]),
             models={model.name: {"source": model.source, "sha256": model.sha256} for model in models},
             items={str(index): content_hash(repr(request)) for index, request in enumerate(self.requests)},
             metrics=distance_metrics(names, config.held_out_embedding)
@@ -268,12 +272,12 @@ class Run:
 
     def _known(self) -> tuple[Known, list[EmbeddingModel]]:
         config = self.config
-        every = compared_files(config)
+        every = list(dict.fromkeys(chain.from_iterable(self.compared.values())))
         embedded = dict(zip(every, self._map(_embed, every, "reference"), strict=True))
         models = [load_embedding(name) for name in all_embeddings(config)]
 
         def by_model(folder: Path | None) -> dict[str, list[np.ndarray]]:
-            found = find_audio(folder) if folder else []
+            found = self.compared[folder] if folder else []
             return {model.name: [embedded[path][model.name] for path in found] for model in models}
 
         texts = Clap(config.clap).embed_text([request.text for request in self.requests]) if config.clap else None
@@ -328,15 +332,9 @@ class Run:
         return list(rows.values())
 
 
-def compared_files(config: GenerationEvaluationConfig) -> list[Path]:
-    """The audio of the reference and of the training set, each file once."""
-    folders = [folder for folder in (config.reference_dir, config.training_dir) if folder]
-    return list(dict.fromkeys(path for folder in folders for path in find_audio(folder)))
-
-
-def judged(config: GenerationEvaluationConfig) -> dict[str, str]:
+def judged(config: GenerationEvaluationConfig, reference: Sequence[Path]) -> dict[str, str]:
     """Which pipeline was judged, and by which reference: the first digits of the SHA-256 of weights and of audio."""
-    hashes = {"reference": file_hash(*find_audio(config.reference_dir))[:16]}
+    hashes = {"reference": file_hash(*reference)[:16]}
     if config.pipeline is not None:
         hashes["pipeline"] = file_hash(*sorted(config.pipeline.rglob("*.safetensors")))[:16]
     return hashes

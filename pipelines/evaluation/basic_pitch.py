@@ -3,10 +3,10 @@
 Source: Bittner et al. 2022, https://arxiv.org/abs/2203.09893; its weights are those of the wheel basic-pitch.
 """
 
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import torch
 from jaxtyping import Float
 
@@ -23,7 +23,9 @@ class BasicPitch:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def __call__(
         self, waveform: Float[torch.Tensor, " samples"]
@@ -37,11 +39,3 @@ class BasicPitch:
         windows = waveform.unfold(0, WINDOW, WINDOW // 2)[..., None]
         notes, onsets = self._session.run(list(OUTPUTS), {self._session.get_inputs()[0].name: windows.numpy()})
         return notes, onsets
-
-    @cached_property
-    def _session(self):  # type: ignore[no-untyped-def]  # onnxruntime has no types
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        return onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])

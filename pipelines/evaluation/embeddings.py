@@ -13,13 +13,18 @@ import hashlib
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soxr
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.basic_pitch import BasicPitch
 
 TARGET_RMS = 0.1  # -20 dB of full scale
 SILENCE_RMS = 1e-4  # quieter audio is not amplified: it would become noise
@@ -122,6 +127,14 @@ def basic_pitch_file() -> Path:
     return locate_weights("basic-pitch", "nmp.onnx", "0.4.0")
 
 
+@cache
+def transcriber() -> "BasicPitch":
+    """Basic Pitch, loaded once for the embedding and for the key."""
+    from pipelines.evaluation.basic_pitch import BasicPitch
+
+    return BasicPitch(basic_pitch_file())
+
+
 def _musicnn(name: str) -> EmbeddingModel:
     from pipelines.evaluation.musicnn import SAMPLE_RATE, MusiCNN, apply_musicnn
 
@@ -138,10 +151,9 @@ def _musicnn(name: str) -> EmbeddingModel:
 
 def _basic_pitch() -> EmbeddingModel:
     """Mean posterior of each of 88 notes and of their onsets, over windows of 2 s."""
-    from pipelines.evaluation.basic_pitch import SAMPLE_RATE, BasicPitch
+    from pipelines.evaluation.basic_pitch import SAMPLE_RATE
 
-    path = basic_pitch_file()
-    transcribe = BasicPitch(path)
+    path, transcribe = basic_pitch_file(), transcriber()
 
     def embed(waveform: Tensor) -> np.ndarray:
         notes, onsets = transcribe(waveform)

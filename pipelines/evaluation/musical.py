@@ -18,7 +18,7 @@ from torch import Tensor
 
 from latent_diffusion.conditions import KEYS, key_index
 from pipelines.evaluation import basic_pitch
-from pipelines.evaluation.embeddings import basic_pitch_file, musicnn_folder, prepared
+from pipelines.evaluation.embeddings import musicnn_folder, prepared, transcriber
 from pipelines.evaluation.musicnn import MTT_TAGS, SAMPLE_RATE, MusiCNN, apply_musicnn
 
 ANALYSIS_RATE = 22_050  # librosa's own
@@ -57,7 +57,7 @@ def measured_key(waveform: Float[Tensor, "channels samples"], sample_rate: int) 
     mono = prepared(waveform, sample_rate, basic_pitch.SAMPLE_RATE)
     if len(mono) < 3 * basic_pitch.SAMPLE_RATE or not mono.any():
         return ""
-    notes, onsets = _transcriber()(mono)
+    notes, onsets = transcriber()(mono)
     heard = notes / 2 + onsets
     heard = np.where(heard > HEARD, heard, 0).mean((0, 1))
     pitch_classes = (np.arange(len(heard)) + basic_pitch.LOWEST_NOTE) % 12
@@ -92,11 +92,6 @@ def asked_instruments(words: str | Sequence[str]) -> tuple[str, ...]:
     """The tags that a caption or a list of instrument names asks for, whole words only."""
     text = words if isinstance(words, str) else " ".join(words)
     return tuple(tag for tag in INSTRUMENT_TAGS if re.search(rf"\b{tag}s?\b", text.lower()))
-
-
-@cache
-def _transcriber() -> basic_pitch.BasicPitch:
-    return basic_pitch.BasicPitch(basic_pitch_file())
 
 
 @cache
